@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What stops a node from starting: one class for each cause, one sentence for each class.
 
-Every class here is a :class:`ConfigError`, which ``tahoe run`` prints as "Configuration error: ..." and exits with
-status 1, without a traceback (allmydata/scripts/tahoe_run.py). A sentence names the key or file, says what is wrong
-and what to write or do instead. None of them ever carries a secret: callers pass names, places and codes only, and a
-URL is passed as the endpoint that config.py normalised, which cannot hold a user or a password.
+Every class here is a :class:`ConfigError`, which ``tahoe run`` prints as "Configuration error: ..." without a
+traceback before it exits (allmydata/scripts/tahoe_run.py). A sentence names the key or file, says what is
+wrong and what to write or do instead. None of them ever carries a secret: callers pass names, places and
+codes only, and a URL is passed as the endpoint that config.py normalised, which can hold no password.
 
 Those found without the network are raised by config.py; those that need the bucket's answer are raised by
 server.open_storage and the store (class names from :class:`WrongRegion` on). docs/errors.rst explains each.
@@ -18,7 +18,7 @@ from allmydata.util.configutil import UnknownConfigError
 
 
 class ConfigError(UnknownConfigError):
-    """A node that asks for cloud.s3 cannot start as it is configured; str() is one sentence for the operator."""
+    """A node that asks for cloud.s3 cannot start as configured; str() is one sentence for the operator."""
 
 
 # Found in tahoe.cfg and private/, without the network.
@@ -29,8 +29,8 @@ class UnknownBackend(ConfigError):
 
     def __init__(self, *, backend: str) -> None:
         super().__init__(
-            f"[storage]backend in tahoe.cfg is '{backend}', which is not a known backend; write backend = cloud.s3 "
-            "to keep shares in a bucket, or remove the line to keep them on disk."
+            f"[storage]backend in tahoe.cfg is '{backend}', which is not a known backend; write backend = "
+            "cloud.s3 to keep shares in a bucket, or remove the line to keep them on disk."
         )
 
 
@@ -47,8 +47,8 @@ class KeysWithoutBackend(ConfigError):
     def __init__(self, *, keys: Iterable[str]) -> None:
         names = ", ".join(sorted(keys))
         super().__init__(
-            f"[storage] in tahoe.cfg has {names} but no backend = cloud.s3, so shares would go to the local disk; "
-            "add the line backend = cloud.s3, or remove the s3. keys."
+            f"[storage] in tahoe.cfg has {names} but no backend = cloud.s3, so shares would go to the local "
+            "disk; add the line backend = cloud.s3, or remove the s3. keys."
         )
 
 
@@ -57,13 +57,13 @@ class MissingKey(ConfigError):
 
     def __init__(self, *, key: str, example: str) -> None:
         super().__init__(
-            f"[storage]{key} in tahoe.cfg is missing or empty, but backend = cloud.s3 needs it; "
-            f"add a line such as {key} = {example}."
+            f"[storage]{key} in tahoe.cfg is missing or empty, but backend = cloud.s3 needs it; add a line "
+            f"such as {key} = {example}."
         )
 
 
 class BadValue(ConfigError):
-    """The value of a key cannot be used. `problem` completes "<key> in tahoe.cfg ...", `instead` an imperative."""
+    """The value of a key cannot be used. `problem` follows "<key> in tahoe.cfg", `instead` is an order."""
 
     def __init__(self, *, key: str, problem: str, instead: str) -> None:
         super().__init__(f"[storage]{key} in tahoe.cfg {problem}; {instead}.")
@@ -80,7 +80,9 @@ class Conflict(ConfigError):
     """Two settings that cannot go together."""
 
     def __init__(self, *, key: str, why: str, instead: str) -> None:
-        super().__init__(f"[storage]{key} in tahoe.cfg cannot be used together with backend = cloud.s3: {why}; {instead}.")
+        super().__init__(
+            f"[storage]{key} in tahoe.cfg cannot be used together with backend = cloud.s3: {why}; {instead}."
+        )
 
 
 class UnsupportedTahoe(ConfigError):
@@ -88,8 +90,8 @@ class UnsupportedTahoe(ConfigError):
 
     def __init__(self, *, found: str, missing: str, works: str) -> None:
         super().__init__(
-            f"backend = cloud.s3 needs Tahoe-LAFS {works}, but Tahoe-LAFS {found} is installed, which lacks {missing}; "
-            f"install a version that works, or a newer tahoe-s3."
+            f"backend = cloud.s3 needs Tahoe-LAFS {works}, but Tahoe-LAFS {found} is installed, which lacks "
+            f"{missing}; install a version that works, or a newer tahoe-s3."
         )
 
 
@@ -101,8 +103,8 @@ class WrongRegion(ConfigError):
 
     def __init__(self, *, bucket: str, configured: str, actual: str) -> None:
         super().__init__(
-            f"[storage]s3.region in tahoe.cfg is '{configured}', but the bucket '{bucket}' is in '{actual}'; "
-            f"write s3.region = {actual}."
+            f"[storage]s3.region in tahoe.cfg is '{configured}', but the bucket '{bucket}' is in "
+            f"'{actual}'; write s3.region = {actual}."
         )
 
 
@@ -111,9 +113,9 @@ class NoSuchBucket(ConfigError):
 
     def __init__(self, *, bucket: str, url: str, region: str) -> None:
         super().__init__(
-            f"[storage]s3.bucket in tahoe.cfg is '{bucket}', but {url} has no bucket of that name; create it with "
-            f"`aws --endpoint-url {url} --region {region} s3 mb s3://{bucket}` or in your provider's console, "
-            "or correct the name."
+            f"[storage]s3.bucket in tahoe.cfg is '{bucket}', but {url} has no bucket of that name; create "
+            f"it with `aws --endpoint-url {url} --region {region} s3 mb s3://{bucket}` or in your "
+            "provider's console, or correct the name."
         )
 
 
@@ -123,18 +125,18 @@ class RefusedCredentials(ConfigError):
     def __init__(self, *, bucket: str, url: str, code: str, access_key_id: str) -> None:
         cures = {
             "InvalidAccessKeyId": "correct s3.access_key_id in tahoe.cfg",
-            "SignatureDoesNotMatch": "write the secret that belongs to this access key id into private/s3secret",
+            "SignatureDoesNotMatch": "write the secret of this access key id into private/s3secret",
             "InvalidToken": "renew private/s3usertoken and private/s3producttoken",
             "ExpiredToken": "renew private/s3usertoken",
         }
         cure = cures.get(
             code,
-            "allow this key to list the bucket and to get, put and delete its objects, "
-            "or correct s3.access_key_id and private/s3secret",
+            "allow this key to list the bucket and to get, put and delete its objects, or correct "
+            "s3.access_key_id and private/s3secret",
         )
         super().__init__(
-            f"The service at {url} refused access to the bucket '{bucket}' for s3.access_key_id '{access_key_id}' "
-            f"({code or 'no reason given'}); {cure}."
+            f"The service at {url} refused access to the bucket '{bucket}' for s3.access_key_id "
+            f"'{access_key_id}' ({code or 'no reason given'}); {cure}."
         )
 
 
@@ -143,8 +145,8 @@ class ObjectLocked(ConfigError):
 
     def __init__(self, *, bucket: str) -> None:
         super().__init__(
-            f"[storage]s3.bucket in tahoe.cfg names '{bucket}', which has object lock switched on, so shares could "
-            "neither be overwritten nor deleted; use a bucket without object lock."
+            f"[storage]s3.bucket in tahoe.cfg names '{bucket}', which has object lock switched on, so "
+            "shares could neither be overwritten nor deleted; use a bucket without object lock."
         )
 
 
@@ -153,30 +155,33 @@ class NotS3(ConfigError):
 
     def __init__(self, *, url: str, detail: str) -> None:
         super().__init__(
-            f"[storage]s3.url in tahoe.cfg is {url}, but what answers there is not an S3 service ({detail}); "
-            "write the address of the S3 service, such as s3.url = https://s3.amazonaws.com."
+            f"[storage]s3.url in tahoe.cfg is {url}, but what answers there is not an S3 service "
+            f"({detail}); write the address of the S3 service, such as s3.url = https://s3.amazonaws.com."
         )
 
 
 class OwnedByAnother(ConfigError):
-    """owner.json says that another node keeps its shares here. `owner` is its node id (base32), `since` an ISO time."""
+    """owner.json says that another node keeps its shares here, or below or above this prefix.
+
+    `prefix` is where the mark lies, `owner` and `own` are node ids in base32, `since` is a time for people.
+    """
 
     def __init__(self, *, bucket: str, prefix: str, owner: str, since: str, own: str) -> None:
         place = f"the bucket '{bucket}'" + (f" below the prefix '{prefix}'" if prefix else "")
         super().__init__(
-            f"[storage]s3.bucket in tahoe.cfg names {place}, which belongs to the node {owner} (since {since}), while "
-            f"this node is {own}; give each node a bucket or an s3.prefix of its own, or, if that node is gone for "
-            f"good, delete the object {prefix}owner.json."
+            f"[storage]s3.bucket in tahoe.cfg names {place}, which belongs to the node {owner} (since "
+            f"{since}), while this node is {own}; give each node a bucket or an s3.prefix of its own, or, "
+            f"if that node is gone for good, delete the object {prefix}owner.json."
         )
 
 
 class NewerLayout(ConfigError):
-    """owner.json was written by a version of tahoe-s3 that lays the bucket out in a way this one does not know."""
+    """owner.json was written by a tahoe-s3 that lays the bucket out in a way this one does not know."""
 
     def __init__(self, *, bucket: str, found: object, known: int) -> None:
         super().__init__(
-            f"[storage]s3.bucket in tahoe.cfg names '{bucket}', which is laid out in version {found}, while this "
-            f"tahoe-s3 knows version {known}; install a newer tahoe-s3."
+            f"[storage]s3.bucket in tahoe.cfg names '{bucket}', which is laid out in version {found}, while "
+            f"this tahoe-s3 knows version {known}; install a newer tahoe-s3."
         )
 
 
@@ -185,8 +190,9 @@ class BadOwnerMark(ConfigError):
 
     def __init__(self, *, bucket: str, key: str, problem: str) -> None:
         super().__init__(
-            f"The object {key} in the bucket '{bucket}' is not an owner's mark of tahoe-s3 ({problem}); if nothing else "
-            "uses this bucket and prefix, delete that object, else set another s3.bucket or s3.prefix in tahoe.cfg."
+            f"The object {key} in the bucket '{bucket}' is not an owner's mark of tahoe-s3 ({problem}); if "
+            "nothing else uses this bucket and prefix, delete that object, else set another s3.bucket or "
+            "s3.prefix in tahoe.cfg."
         )
 
 
@@ -195,8 +201,8 @@ class Unreachable(ConfigError):
 
     def __init__(self, *, url: str, detail: str) -> None:
         super().__init__(
-            f"The S3 service at {url} cannot be reached ({detail}), and a node that never ran before must ask it once; "
-            "check s3.url in tahoe.cfg and the network, then start again."
+            f"The S3 service at {url} cannot be reached ({detail}), and a node that never ran before must "
+            "ask it once; check s3.url in tahoe.cfg and the network, then start again."
         )
 
 
@@ -205,6 +211,7 @@ class DiskShares(ConfigError):
 
     def __init__(self, *, storage_dir: str, bucket: str, prefix: str) -> None:
         super().__init__(
-            f"The folder {storage_dir} holds shares of the disk backend, which would vanish from the grid; copy its "
-            f"shares folder to s3://{bucket}/{prefix}shares and move it away, or set another storage_dir in tahoe.cfg."
+            f"The folder {storage_dir} holds shares of the disk backend, which would vanish from the grid; "
+            f"copy its shares folder to s3://{bucket}/{prefix}shares and move it away, or set another "
+            "storage_dir in tahoe.cfg."
         )
