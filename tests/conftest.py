@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""How the tests are run: pytest with pytest-twisted, so that Twisted's reactor runs under all of them.
+
+A test that needs the reactor is `async def` with pytest_twisted's `@ensureDeferred`; blocking helpers (grids of
+processes, botocore) are called in it through `await deferToThread(...)`. Since the reactor is running already,
+trial's TestCases that return Deferreds cannot be used here; SynchronousTestCase can. Services (moto, SeaweedFS)
+are processes of their own, started once a session when a test first asks for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+
+from .support.s3server import S3Server
+from .support.services import Moto, SeaweedFS, Service
+
+
+@pytest_twisted.async_yield_fixture
+async def s3server() -> Any:
+    """An S3Server of this test alone, listening, with a bucket named "bucket"."""
+    from twisted.internet import reactor
+
+    server = S3Server(reactor, min_part_bytes=1)
+    server.start()
+    yield server
+    await server.stop()
+
+
+@pytest.fixture(scope="session")
+def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Moto]:
+    with Moto(tmp_path_factory.mktemp("moto")) as service:
+        yield service
+
+
+@pytest.fixture(scope="session")
+def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
+    with SeaweedFS(tmp_path_factory.mktemp("seaweedfs")) as service:
+        yield service
+
+
+@pytest.fixture(params=["moto", "seaweedfs"])
+def service(request: pytest.FixtureRequest) -> Service:
+    """Each of the real services in turn."""
+    found: Service = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture
+def workdir(tmp_path: Path) -> Path:
+    """A folder whose path is short enough for nodes with sockets in it."""
+    return tmp_path
