@@ -1,16 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Builds the C extension; everything else about the package is in pyproject.toml."""
+"""Builds the C extension and installs the start-up files; the rest about the package is in pyproject.toml."""
 from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 
-from setuptools import Extension, setup
+from setuptools import Command, Extension, setup
+from setuptools.command.build import build
 
 HERE = Path(__file__).parent
 ROOMS = ("core", "xml", "net", "py")
+STARTUP_FILES = ("tahoe_s3.pth", "tahoe_s3.start")
 LIBRARIES = {"libcurl": "7.87", "openssl": "3.0", "libxml-2.0": "2.9.14"}
 
 
@@ -34,8 +37,9 @@ def pkg_config(*options: str) -> list[str]:
 
 
 def extension() -> Extension:
-    sources = sorted(str(path.relative_to(HERE)) for room in ROOMS for path in (HERE / "ext" / room).glob("*.c"))
-    headers = sorted(str(path.relative_to(HERE)) for room in ROOMS for path in (HERE / "ext" / room).glob("*.h"))
+    folders = [HERE / "ext" / room for room in ROOMS]
+    sources = sorted(str(path.relative_to(HERE)) for folder in folders for path in folder.glob("*.c"))
+    headers = sorted(str(path.relative_to(HERE)) for folder in folders for path in folder.glob("*.h"))
     return Extension(
         "tahoe_s3._native",
         sources=sources,
@@ -46,4 +50,43 @@ def extension() -> Extension:
     )
 
 
-setup(ext_modules=[extension()])
+class BuildStartup(Command):
+    """Puts the files that the interpreter reads at its start into the root of site-packages.
+
+    A wheel installs what lies in the root of the built library there. An editable wheel holds only what lies
+    in the folder that setuptools gives to `install` as its library (setuptools/command/editable_wheel.py).
+    """
+
+    description = "copy the start-up files to the root of the built library"
+    user_options = [("build-lib=", "d", "folder to copy to")]  # noqa: RUF012 (setuptools wants a list)
+
+    def initialize_options(self) -> None:
+        self.build_lib = None
+        self.editable_mode = False
+
+    def finalize_options(self) -> None:
+        self.set_undefined_options("build", ("build_lib", "build_lib"))
+
+    def run(self) -> None:
+        folder = self.build_lib
+        if self.editable_mode:
+            folder = self.get_finalized_command("install").install_lib
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        for name in STARTUP_FILES:
+            shutil.copy(HERE / name, folder)
+
+    def get_source_files(self) -> list[str]:
+        return list(STARTUP_FILES)
+
+    def get_outputs(self) -> list[str]:
+        return [] if self.editable_mode else [str(Path(self.build_lib, name)) for name in STARTUP_FILES]
+
+    def get_output_mapping(self) -> dict[str, str]:
+        return {} if self.editable_mode else {str(Path(self.build_lib, name)): name for name in STARTUP_FILES}
+
+
+class Build(build):
+    sub_commands = build.sub_commands + [("build_startup", None)]  # noqa: RUF005
+
+
+setup(ext_modules=[extension()], cmdclass={"build": Build, "build_startup": BuildStartup})

@@ -86,12 +86,33 @@ class Conflict(ConfigError):
 
 
 class UnsupportedTahoe(ConfigError):
-    """The installed Tahoe-LAFS lacks a place that the plug-in hooks into."""
+    """The installed Tahoe-LAFS is not built as the plug-in needs it. `problem` follows "which"."""
 
-    def __init__(self, *, found: str, missing: str, works: str) -> None:
+    def __init__(self, *, found: str, problem: str, works: str) -> None:
         super().__init__(
-            f"backend = cloud.s3 needs Tahoe-LAFS {works}, but Tahoe-LAFS {found} is installed, which lacks "
-            f"{missing}; install a version that works, or a newer tahoe-s3."
+            f"backend = cloud.s3 works with Tahoe-LAFS {works}, but Tahoe-LAFS {found} is installed, which "
+            f"{problem}; install tahoe-lafs=={works}, or a newer tahoe-s3."
+        )
+
+
+class BrokenInstall(ConfigError):
+    """The package or its C extension cannot be imported. `detail` is the interpreter's reason."""
+
+    def __init__(self, *, detail: str) -> None:
+        super().__init__(
+            f"backend = cloud.s3 cannot be used, since tahoe-s3 does not load in this virtualenv ({detail}); "
+            "install it again with pip install --force-reinstall --no-deps tahoe-s3."
+        )
+
+
+class NotPrepared(ConfigError):
+    """A program built the node around create_client_from_config(), where the bucket is opened."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "backend = cloud.s3 in tahoe.cfg needs a node that was made by "
+            "allmydata.client.create_client_from_config, but this program made it in another way; "
+            "start the node with tahoe run."
         )
 
 
