@@ -35,10 +35,14 @@ struct ts3_sha256 {
 /* Starts a hash; end it with ts3_sha256_free, whatever happens. After an error there is nothing to free. */
 enum ts3_err ts3_sha256_init(const struct ts3_digest *digest, struct ts3_sha256 *hash);
 enum ts3_err ts3_sha256_update(struct ts3_sha256 *hash, const void *bytes, size_t size_bytes);
-/* After one of these, only ts3_sha256_free may follow. */
+/* After one of these only restart, copy to it, or free may follow. */
 enum ts3_err ts3_sha256_final(struct ts3_sha256 *hash, unsigned char out[TS3_SHA256_BYTES]);
 enum ts3_err ts3_sha256_final_hex(struct ts3_sha256 *hash, char out[TS3_SHA256_HEX_BYTES]);
-/* A zeroed struct is fine, twice too. */
+/* Starts the hash again, also after a final. */
+enum ts3_err ts3_sha256_restart(struct ts3_sha256 *hash);
+/* to (initialised) goes on from where from stands; from is not changed. */
+enum ts3_err ts3_sha256_copy(struct ts3_sha256 *to, const struct ts3_sha256 *from);
+/* Overwrites the state. A zeroed struct is fine, twice too. */
 void ts3_sha256_free(struct ts3_sha256 *hash);
 
 enum ts3_err ts3_sha256_hex(const struct ts3_digest *digest, const void *bytes, size_t size_bytes,

@@ -24,8 +24,8 @@
 
 enum {
     TS3_SIGV4_MAX_PAIRS = 64,          /* query pairs, and headers */
-    TS3_SIGV4_MAX_CANONICAL = 1 << 16, /* bytes of the canonical request */
-    TS3_SIGV4_MAX_PATH = 3 * 4096,     /* bytes of the encoded path */
+    TS3_SIGV4_MAX_CANONICAL = 1 << 17, /* bytes of the canonical request */
+    TS3_SIGV4_MAX_PATH = 4096,         /* bytes of the raw path */
     TS3_SIGV4_MAX_SCOPE = 128,         /* bytes of region, and of service */
     TS3_SIGV4_MAX_KEY_ID = 256,        /* bytes of the access key id */
     TS3_SIGV4_MAX_SECRET = 1024        /* bytes of the secret */
@@ -37,18 +37,19 @@ struct ts3_sigv4_request {
     struct ts3_str path;   /* raw bytes, not encoded; begins with "/" ("" counts as "/") */
     const struct ts3_pair *query; /* raw bytes; names may be empty and may repeat */
     size_t query_count;
-    /* All that are sent and known beforehand, but neither host nor x-amz-date nor x-amz-content-sha256 nor
-     * authorization, which the signer says (TS3_EINVAL). Names are tokens in any case; values hold no control
-     * characters but the tab. Each is signed, repeated names joined with ",", but for those that proxies and libcurl
-     * change: connection, content-length, expect, keep-alive, proxy-*, te, trailer, transfer-encoding, upgrade,
-     * user-agent. A content-length is signed where service is not s3. */
+    /* All that are sent and known beforehand, but neither host, x-amz-date, authorization nor (for
+     * s3) x-amz-content-sha256, which the signer says (TS3_EINVAL). Names are tokens in any case;
+     * values hold no control character but the tab. Each is signed, white space folded, repeated
+     * names joined with ",", but for those that proxies and libcurl change: accept-encoding,
+     * connection, expect, keep-alive, proxy-*, te, trailer, transfer-encoding, upgrade, user-agent,
+     * x-amzn-trace-id. */
     const struct ts3_pair *headers;
     size_t header_count;
     struct ts3_str payload; /* SHA-256 of the body in lower-case hex, or TS3_UNSIGNED_PAYLOAD */
     int64_t time_s;
     struct ts3_str region;        /* not empty, no "/" or control character */
     struct ts3_str service;       /* empty stands for "s3"; x-amz-content-sha256 is a header of s3 alone */
-    struct ts3_str access_key_id; /* not empty, printable ASCII without space, "/" or "," */
+    struct ts3_str access_key_id; /* not empty, printable ASCII without space and "," */
     struct ts3_str secret;        /* not empty; any bytes */
 };
 

@@ -1,0 +1,554 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The signer. The canonical request is built in one buffer whose room is reserved before the first byte is written, so
+ * nothing below has to ask for room; query and headers are sorted in place by insertion, since there are few of each.
+ * See ts3_sigv4.h. */
+#include "core/ts3_sigv4.h"
+
+#include <openssl/crypto.h>
+
+#include "core/ts3_hmac.h"
+#include "core/ts3_uri.h"
+
+enum { OWN_HEADERS = 3, METHOD_MAX = 16, DAY_LEN = 8, AMZ_DATE_LEN = 16, SUM_HEX_LEN = 64 };
+
+#define ALGORITHM "AWS4-HMAC-SHA256"
+#define TERMINATOR "aws4_request"
+
+/* What the cached key was derived from. */
+struct key_source {
+    char day[DAY_LEN];
+    char region[TS3_SIGV4_MAX_SCOPE];
+    size_t region_len;
+    char service[TS3_SIGV4_MAX_SCOPE];
+    size_t service_len;
+    char secret[TS3_SIGV4_MAX_SECRET];
+    size_t secret_len;
+};
+
+struct ts3_sigv4 {
+    const struct ts3_alloc *alloc;
+    struct ts3_buf canonical;
+    struct ts3_buf scratch; /* lower-case header names, encoded query; then the string to sign */
+    struct ts3_sha256 hash;
+    struct ts3_hmac hmac; /* keyed with the signing key of source, while has_key */
+    bool has_key;
+    struct key_source source;
+    struct ts3_pair pairs[TS3_SIGV4_MAX_PAIRS + OWN_HEADERS];
+};
+
+void ts3_sigv4_out_init(struct ts3_sigv4_out *out, const struct ts3_alloc *alloc)
+{
+    ts3_buf_init(&out->authorization, alloc, TS3_SIGV4_MAX_CANONICAL);
+    ts3_buf_init(&out->path, alloc, TS3_SIGV4_MAX_PATH * TS3_URI_GROWTH);
+    ts3_buf_init(&out->query, alloc, TS3_SIGV4_MAX_CANONICAL);
+    out->amz_date[0] = '\0';
+}
+
+static void empty_out(struct ts3_sigv4_out *out)
+{
+    ts3_buf_reset(&out->authorization);
+    ts3_buf_reset(&out->path);
+    ts3_buf_reset(&out->query);
+    out->amz_date[0] = '\0';
+}
+
+void ts3_sigv4_out_free(struct ts3_sigv4_out *out)
+{
+    ts3_buf_free(&out->authorization);
+    ts3_buf_free(&out->path);
+    ts3_buf_free(&out->query);
+}
+
+enum ts3_err ts3_sigv4_new(const struct ts3_alloc *alloc, const struct ts3_digest *digest,
+                           struct ts3_sigv4 **signer)
+{
+    *signer = NULL;
+    struct ts3_sigv4 *made = ts3_alloc_zero(alloc, 1, sizeof(*made));
+    if (!made)
+        return TS3_ENOMEM;
+    made->alloc = alloc;
+    ts3_buf_init(&made->canonical, alloc, TS3_SIGV4_MAX_CANONICAL);
+    ts3_buf_init(&made->scratch, alloc, TS3_SIGV4_MAX_CANONICAL);
+    enum ts3_err err = ts3_sha256_init(digest, &made->hash);
+    if (!err)
+        err = ts3_hmac_init(digest, &made->hmac);
+    if (err) {
+        ts3_sigv4_free(made);
+        return err;
+    }
+    *signer = made;
+    return TS3_OK;
+}
+
+void ts3_sigv4_forget(struct ts3_sigv4 *signer)
+{
+    signer->has_key = false;
+    OPENSSL_cleanse(&signer->source, sizeof(signer->source));
+}
+
+void ts3_sigv4_free(struct ts3_sigv4 *signer)
+{
+    if (!signer)
+        return;
+    /* The canonical request holds the values of headers, among them session tokens. */
+    ts3_buf_cleanse(&signer->canonical);
+    ts3_buf_cleanse(&signer->scratch);
+    ts3_sha256_free(&signer->hash);
+    ts3_hmac_free(&signer->hmac);
+    ts3_alloc_cleanse(signer->alloc, signer, sizeof(*signer));
+}
+
+struct ts3_str ts3_sigv4_canonical(const struct ts3_sigv4 *signer)
+{
+    return ts3_buf_str(&signer->canonical);
+}
+
+/* ---- what a request may hold ---- */
+
+/* Printable ASCII other than space and the bytes of but. */
+static bool is_plain(struct ts3_str str, const char *but)
+{
+    for (size_t i = 0; i < str.len; i++) {
+        unsigned char c = (unsigned char)str.data[i];
+        if (c <= ' ' || c >= 0x7f || strchr(but, c))
+            return false;
+    }
+    return str.len > 0;
+}
+
+static bool is_method(struct ts3_str method)
+{
+    for (size_t i = 0; i < method.len; i++) {
+        if (method.data[i] < 'A' || method.data[i] > 'Z')
+            return false;
+    }
+    return method.len > 0 && method.len <= METHOD_MAX;
+}
+
+static bool is_payload(struct ts3_str payload)
+{
+    if (ts3_str_eq(payload, TS3_STR(TS3_UNSIGNED_PAYLOAD)))
+        return true;
+    for (size_t i = 0; i < payload.len; i++) {
+        char c = payload.data[i];
+        if (!((c >= '0' && c <= '9') || (c >= 'a' && c <= 'f')))
+            return false;
+    }
+    return payload.len == SUM_HEX_LEN;
+}
+
+static struct ts3_str service_of(const struct ts3_sigv4_request *request)
+{
+    return request->service.len ? request->service : TS3_STR("s3");
+}
+
+static bool has_payload_header(const struct ts3_sigv4_request *request)
+{
+    return ts3_str_eq(service_of(request), TS3_STR("s3"));
+}
+
+static enum ts3_err check(const struct ts3_sigv4_request *request)
+{
+    struct ts3_str service = service_of(request);
+    if (request->query_count > TS3_SIGV4_MAX_PAIRS || request->header_count > TS3_SIGV4_MAX_PAIRS ||
+        request->path.len > TS3_SIGV4_MAX_PATH || request->region.len > TS3_SIGV4_MAX_SCOPE ||
+        service.len > TS3_SIGV4_MAX_SCOPE || request->access_key_id.len > TS3_SIGV4_MAX_KEY_ID ||
+        request->secret.len > TS3_SIGV4_MAX_SECRET)
+        return TS3_ELIMIT;
+    if (!is_method(request->method) || !is_plain(request->host, "") ||
+        (request->path.len && request->path.data[0] != '/') || !is_payload(request->payload) ||
+        !is_plain(request->region, "/,") || !is_plain(service, "/,") ||
+        !is_plain(request->access_key_id, ",") || request->secret.len == 0)
+        return TS3_EINVAL;
+    return TS3_OK;
+}
+
+/* Adds up sizes that are each far below SIZE_MAX / 2, or saturates. */
+static size_t add_bounded(size_t sum, size_t more)
+{
+    return more > TS3_SIGV4_MAX_CANONICAL || sum > TS3_SIGV4_MAX_CANONICAL
+               ? TS3_SIGV4_MAX_CANONICAL + 1
+               : sum + more;
+}
+
+/* An upper bound of what is written to canonical and to scratch. */
+static enum ts3_err reserve(struct ts3_sigv4 *signer, const struct ts3_sigv4_request *request)
+{
+    enum { FIXED = 512 }; /* method, payload, the names and values of the signer's own headers */
+    size_t query = 0, names = FIXED, values = 0;
+    for (size_t i = 0; i < request->query_count; i++) {
+        query = add_bounded(query, request->query[i].name.len);
+        query = add_bounded(query, request->query[i].value.len + 2);
+    }
+    for (size_t i = 0; i < request->header_count; i++) {
+        names = add_bounded(names, request->headers[i].name.len + 1);
+        values = add_bounded(values, request->headers[i].value.len + 2);
+    }
+    values = add_bounded(values, request->host.len);
+    query = add_bounded(query * TS3_URI_GROWTH, 0);
+    size_t path = (request->path.len + 1) * TS3_URI_GROWTH;
+    size_t all = add_bounded(add_bounded(add_bounded(path, query), 2 * names), values);
+    enum ts3_err err = ts3_buf_reserve(&signer->canonical, all);
+    return err ? err : ts3_buf_reserve(&signer->scratch, add_bounded(query, names));
+}
+
+/* ---- writing where room was reserved ---- */
+
+static void put(struct ts3_buf *buf, struct ts3_str str)
+{
+    if (str.len)
+        memcpy(buf->data + buf->len, str.data, str.len);
+    buf->len += str.len;
+}
+
+static void put_char(struct ts3_buf *buf, char c)
+{
+    buf->data[buf->len++] = c;
+}
+
+/* Copies a header's value: outer white space cut, inner runs of it made one space. */
+static enum ts3_err put_folded(struct ts3_buf *buf, struct ts3_str value)
+{
+    char *start = buf->data + buf->len;
+    char *to = start;
+    bool gap = false;
+    for (size_t i = 0; i < value.len; i++) {
+        unsigned char c = (unsigned char)value.data[i];
+        if (c == ' ' || c == '\t') {
+            gap = to != start;
+            continue;
+        }
+        if (c < ' ' || c == 0x7f)
+            return TS3_EINVAL; /* a line break here would smuggle in a header */
+        if (gap)
+            *to++ = ' ';
+        gap = false;
+        *to++ = (char)c;
+    }
+    buf->len += (size_t)(to - start);
+    return TS3_OK;
+}
+
+/* Stable, so that the values of a repeated header keep their order. */
+static void sort_pairs(struct ts3_pair *pairs, size_t count, bool by_value)
+{
+    for (size_t i = 1; i < count; i++) {
+        struct ts3_pair pair = pairs[i];
+        size_t j = i;
+        for (; j > 0; j--) {
+            int order = ts3_str_cmp(pairs[j - 1].name, pair.name);
+            if (order == 0 && by_value)
+                order = ts3_str_cmp(pairs[j - 1].value, pair.value);
+            if (order <= 0)
+                break;
+            pairs[j] = pairs[j - 1];
+        }
+        pairs[j] = pair;
+    }
+}
+
+/* ---- path and query ---- */
+
+static enum ts3_err put_path(struct ts3_sigv4 *signer, const struct ts3_sigv4_request *request,
+                             struct ts3_sigv4_out *out)
+{
+    struct ts3_str path = request->path.len ? request->path : TS3_STR("/");
+    enum ts3_err err = ts3_uri_encode(&out->path, path, true);
+    if (!err)
+        put(&signer->canonical, ts3_buf_str(&out->path));
+    return err;
+}
+
+static struct ts3_str encode_to_scratch(struct ts3_buf *scratch, struct ts3_str raw)
+{
+    struct ts3_str encoded = {scratch->data + scratch->len, 0};
+    encoded.len = ts3_uri_encode_to(scratch->data + scratch->len, raw, false);
+    scratch->len += encoded.len;
+    return encoded;
+}
+
+static enum ts3_err put_query(struct ts3_sigv4 *signer, const struct ts3_sigv4_request *request,
+                              struct ts3_sigv4_out *out)
+{
+    if (request->query_count == 0)
+        return TS3_OK;
+    for (size_t i = 0; i < request->query_count; i++) {
+        signer->pairs[i].name = encode_to_scratch(&signer->scratch, request->query[i].name);
+        signer->pairs[i].value = encode_to_scratch(&signer->scratch, request->query[i].value);
+    }
+    sort_pairs(signer->pairs, request->query_count, true);
+    size_t start = signer->canonical.len;
+    for (size_t i = 0; i < request->query_count; i++) {
+        if (i)
+            put_char(&signer->canonical, '&');
+        put(&signer->canonical, signer->pairs[i].name);
+        put_char(&signer->canonical, '=');
+        put(&signer->canonical, signer->pairs[i].value);
+    }
+    return ts3_buf_append(&out->query, signer->canonical.data + start, signer->canonical.len - start);
+}
+
+/* ---- headers ---- */
+
+/* The characters of a token (RFC 9110, section 5.6.2), each as its lower case. */
+static char token_char(char c)
+{
+    if (c >= 'A' && c <= 'Z')
+        return (char)(c - 'A' + 'a');
+    if ((c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || (c && strchr("-_.!#$%&'*+^`|~", c)))
+        return c;
+    return '\0';
+}
+
+/* Headers that proxies or libcurl add, drop or rewrite on the way. */
+static bool is_unsigned(struct ts3_str name)
+{
+    static const struct ts3_str names[] = {
+        {"accept-encoding", 15}, {"connection", 10}, {"expect", 6},      {"keep-alive", 10},
+        {"te", 2},               {"trailer", 7},     {"transfer-encoding", 17},
+        {"upgrade", 7},          {"user-agent", 10}, {"x-amzn-trace-id", 15},
+    };
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        if (ts3_str_eq(name, names[i]))
+            return true;
+    }
+    return name.len > 6 && memcmp(name.data, "proxy-", 6) == 0;
+}
+
+/* Headers that the signer itself says. */
+static bool is_own(struct ts3_str name, bool with_payload)
+{
+    return ts3_str_eq(name, TS3_STR("host")) || ts3_str_eq(name, TS3_STR("x-amz-date")) ||
+           ts3_str_eq(name, TS3_STR("authorization")) ||
+           (with_payload && ts3_str_eq(name, TS3_STR("x-amz-content-sha256")));
+}
+
+/* Fills pairs with what is signed, names in lower case. */
+static enum ts3_err gather_headers(struct ts3_sigv4 *signer, const struct ts3_sigv4_request *request,
+                                   const char *amz_date, size_t *count)
+{
+    bool with_payload = has_payload_header(request);
+    size_t n = 0;
+    for (size_t i = 0; i < request->header_count; i++) {
+        struct ts3_str given = request->headers[i].name;
+        struct ts3_str name = {signer->scratch.data + signer->scratch.len, given.len};
+        for (size_t j = 0; j < given.len; j++) {
+            char c = token_char(given.data[j]);
+            if (!c)
+                return TS3_EINVAL;
+            put_char(&signer->scratch, c);
+        }
+        if (name.len == 0 || is_own(name, with_payload))
+            return TS3_EINVAL;
+        if (!is_unsigned(name))
+            signer->pairs[n++] = (struct ts3_pair){name, request->headers[i].value};
+    }
+    signer->pairs[n++] = (struct ts3_pair){TS3_STR("host"), request->host};
+    if (with_payload)
+        signer->pairs[n++] = (struct ts3_pair){TS3_STR("x-amz-content-sha256"), request->payload};
+    signer->pairs[n++] = (struct ts3_pair){TS3_STR("x-amz-date"), {amz_date, AMZ_DATE_LEN}};
+    *count = n;
+    return TS3_OK;
+}
+
+/* Writes the header lines, an empty line, and the list of names, which it tells in *names_at and *names_len. */
+static enum ts3_err put_headers(struct ts3_sigv4 *signer, const struct ts3_sigv4_request *request,
+                                const char *amz_date, struct ts3_str *names)
+{
+    size_t count = 0;
+    enum ts3_err err = gather_headers(signer, request, amz_date, &count);
+    if (err)
+        return err;
+    sort_pairs(signer->pairs, count, false);
+    for (size_t i = 0; i < count; i++) {
+        if (i && ts3_str_eq(signer->pairs[i].name, signer->pairs[i - 1].name)) {
+            signer->canonical.len--; /* the line break; the value joins the line before */
+            put_char(&signer->canonical, ',');
+        } else {
+            put(&signer->canonical, signer->pairs[i].name);
+            put_char(&signer->canonical, ':');
+        }
+        err = put_folded(&signer->canonical, signer->pairs[i].value);
+        if (err)
+            return err;
+        put_char(&signer->canonical, '\n');
+    }
+    put_char(&signer->canonical, '\n');
+    names->data = signer->canonical.data + signer->canonical.len;
+    for (size_t i = 0; i < count; i++) {
+        if (i && ts3_str_eq(signer->pairs[i].name, signer->pairs[i - 1].name))
+            continue;
+        if (i)
+            put_char(&signer->canonical, ';');
+        put(&signer->canonical, signer->pairs[i].name);
+    }
+    names->len = (size_t)(signer->canonical.data + signer->canonical.len - names->data);
+    return TS3_OK;
+}
+
+/* ---- the key ---- */
+
+static bool is_current(const struct ts3_sigv4 *signer, const struct ts3_sigv4_request *request,
+                       const char *day)
+{
+    const struct key_source *source = &signer->source;
+    return signer->has_key && memcmp(source->day, day, DAY_LEN) == 0 &&
+           ts3_str_eq(request->region, (struct ts3_str){source->region, source->region_len}) &&
+           ts3_str_eq(service_of(request), (struct ts3_str){source->service, source->service_len}) &&
+           request->secret.len == source->secret_len &&
+           CRYPTO_memcmp(request->secret.data, source->secret, source->secret_len) == 0;
+}
+
+/* The next key of the chain: the sum of bytes under the key before. */
+static enum ts3_err next_key(struct ts3_hmac *hmac, struct ts3_str bytes)
+{
+    unsigned char sum[TS3_SHA256_BYTES];
+    enum ts3_err err = ts3_hmac_sum(hmac, bytes.data, bytes.len, sum);
+    if (!err)
+        err = ts3_hmac_key(hmac, sum, sizeof(sum));
+    OPENSSL_cleanse(sum, sizeof(sum));
+    return err;
+}
+
+static enum ts3_err derive(struct ts3_sigv4 *signer, const struct ts3_sigv4_request *request,
+                           const char *day)
+{
+    struct key_source *source = &signer->source;
+    struct ts3_str service = service_of(request);
+    char first[4 + TS3_SIGV4_MAX_SECRET] = {'A', 'W', 'S', '4'};
+    ts3_sigv4_forget(signer);
+    memcpy(first + 4, request->secret.data, request->secret.len);
+    enum ts3_err err = ts3_hmac_key(&signer->hmac, first, 4 + request->secret.len);
+    OPENSSL_cleanse(first, sizeof(first));
+    if (!err)
+        err = next_key(&signer->hmac, (struct ts3_str){day, DAY_LEN});
+    if (!err)
+        err = next_key(&signer->hmac, request->region);
+    if (!err)
+        err = next_key(&signer->hmac, service);
+    if (!err)
+        err = next_key(&signer->hmac, TS3_STR(TERMINATOR));
+    if (err)
+        return err;
+    memcpy(source->day, day, DAY_LEN);
+    memcpy(source->region, request->region.data, source->region_len = request->region.len);
+    memcpy(source->service, service.data, source->service_len = service.len);
+    memcpy(source->secret, request->secret.data, source->secret_len = request->secret.len);
+    signer->has_key = true;
+    return TS3_OK;
+}
+
+/* ---- the signature ---- */
+
+/* day/region/service/aws4_request */
+static void put_scope(struct ts3_buf *buf, const struct ts3_sigv4_request *request, const char *day)
+{
+    put(buf, (struct ts3_str){day, DAY_LEN});
+    put_char(buf, '/');
+    put(buf, request->region);
+    put_char(buf, '/');
+    put(buf, service_of(request));
+    put(buf, TS3_STR("/" TERMINATOR));
+}
+
+static enum ts3_err hash_canonical(struct ts3_sigv4 *signer, char out[TS3_SHA256_HEX_BYTES])
+{
+    enum ts3_err err = ts3_sha256_restart(&signer->hash);
+    if (!err)
+        err = ts3_sha256_update(&signer->hash, signer->canonical.data, signer->canonical.len);
+    return err ? err : ts3_sha256_final_hex(&signer->hash, out);
+}
+
+static enum ts3_err compute(struct ts3_sigv4 *signer, const struct ts3_sigv4_request *request,
+                            const char *amz_date, char signature[TS3_SHA256_HEX_BYTES])
+{
+    unsigned char sum[TS3_SHA256_BYTES];
+    char hex[TS3_SHA256_HEX_BYTES];
+    enum ts3_err err = hash_canonical(signer, hex);
+    if (!err && !is_current(signer, request, amz_date))
+        err = derive(signer, request, amz_date);
+    ts3_buf_reset(&signer->scratch);
+    if (!err)
+        err = ts3_buf_reserve(&signer->scratch, 2 * TS3_SIGV4_MAX_SCOPE + 256);
+    if (err)
+        return err;
+    put(&signer->scratch, TS3_STR(ALGORITHM "\n"));
+    put(&signer->scratch, (struct ts3_str){amz_date, AMZ_DATE_LEN});
+    put_char(&signer->scratch, '\n');
+    put_scope(&signer->scratch, request, amz_date);
+    put_char(&signer->scratch, '\n');
+    put(&signer->scratch, (struct ts3_str){hex, SUM_HEX_LEN});
+    err = ts3_hmac_sum(&signer->hmac, signer->scratch.data, signer->scratch.len, sum);
+    if (!err)
+        ts3_hex_encode(sum, sizeof(sum), signature);
+    return err;
+}
+
+static enum ts3_err put_authorization(const struct ts3_sigv4_request *request, const char *day,
+                                      struct ts3_str names, const char *signature,
+                                      struct ts3_buf *authorization)
+{
+    enum { FIXED = 2 * TS3_SIGV4_MAX_SCOPE + TS3_SIGV4_MAX_KEY_ID + 256 };
+    enum ts3_err err = ts3_buf_reserve(authorization, names.len + FIXED);
+    if (err)
+        return err;
+    put(authorization, TS3_STR(ALGORITHM " Credential="));
+    put(authorization, request->access_key_id);
+    put_char(authorization, '/');
+    put_scope(authorization, request, day);
+    put(authorization, TS3_STR(", SignedHeaders="));
+    put(authorization, names);
+    put(authorization, TS3_STR(", Signature="));
+    put(authorization, (struct ts3_str){signature, SUM_HEX_LEN});
+    authorization->data[authorization->len] = '\0';
+    return TS3_OK;
+}
+
+/* Fills canonical, and out but for the Authorization. */
+static enum ts3_err canonicalise(struct ts3_sigv4 *signer, const struct ts3_sigv4_request *request,
+                                 struct ts3_sigv4_out *out, struct ts3_str *names)
+{
+    enum ts3_err err = check(request);
+    if (!err)
+        err = ts3_time_format_amz(request->time_s, out->amz_date);
+    if (!err)
+        err = reserve(signer, request);
+    if (err)
+        return err;
+    put(&signer->canonical, request->method);
+    put_char(&signer->canonical, '\n');
+    err = put_path(signer, request, out);
+    if (err)
+        return err;
+    put_char(&signer->canonical, '\n');
+    err = put_query(signer, request, out);
+    if (err)
+        return err;
+    put_char(&signer->canonical, '\n');
+    err = put_headers(signer, request, out->amz_date, names);
+    if (err)
+        return err;
+    put_char(&signer->canonical, '\n');
+    put(&signer->canonical, request->payload);
+    return TS3_OK;
+}
+
+enum ts3_err ts3_sigv4_sign(struct ts3_sigv4 *signer, const struct ts3_sigv4_request *request,
+                            struct ts3_sigv4_out *out)
+{
+    char signature[TS3_SHA256_HEX_BYTES];
+    struct ts3_str names = {0};
+    empty_out(out);
+    ts3_buf_reset(&signer->canonical);
+    ts3_buf_reset(&signer->scratch);
+    enum ts3_err err = canonicalise(signer, request, out, &names);
+    if (signer->canonical.data)
+        signer->canonical.data[signer->canonical.len] = '\0';
+    if (!err)
+        err = compute(signer, request, out->amz_date, signature);
+    if (!err)
+        err = put_authorization(request, out->amz_date, names, signature, &out->authorization);
+    if (err)
+        empty_out(out);
+    return err;
+}
