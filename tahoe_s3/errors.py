@@ -12,7 +12,9 @@ Nothing here has an owner or a thread.
 """
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
+from typing import Optional
 
 from allmydata.util.configutil import UnknownConfigError
 
@@ -235,4 +237,28 @@ class DiskShares(ConfigError):
             f"The folder {storage_dir} holds shares of the disk backend, which would vanish from the grid; "
             f"copy its shares folder to s3://{bucket}/{prefix}shares and move it away, or set another "
             "storage_dir in tahoe.cfg."
+        )
+
+
+class NestedOwner(ConfigError):
+    """A node keeps its shares below a longer prefix of the same bucket; prefixes that nest are the same place."""
+
+    def __init__(self, *, bucket: str, key: str) -> None:
+        super().__init__(
+            f"[storage]s3.bucket in tahoe.cfg names '{bucket}', where another node has its mark at {key}, inside "
+            "the place that this node would own; give each node an s3.prefix of its own, neither inside the other."
+        )
+
+
+class WrongClock(ConfigError):
+    """The service refuses requests because this machine's clock differs by more than 15 minutes, even corrected."""
+
+    def __init__(self, *, url: str, own_time_s: int, server_time_s: Optional[int]) -> None:
+        def show(time_s: int) -> str:
+            return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(time_s))
+
+        theirs = "its own does not match" if server_time_s is None else f"its own says {show(server_time_s)}"
+        super().__init__(
+            f"The service at {url} refuses the time of this machine, whose clock says {show(own_time_s)} while "
+            f"{theirs}; set this machine's clock (both must agree to 15 minutes)."
         )

@@ -1,0 +1,392 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Tahoe's storage server on a bucket: the same methods, most of which return Deferreds.
+
+A subclass, since Tahoe finds its storage server by that; but nothing of the stock constructor runs, which would make
+folders of shares and crawlers over them. What a share means stays Tahoe's own code (BucketWriter, MutableShareFile,
+and the stock read-test-write on local copies); what stock does by walking folders is answered by the store.
+
+Owner: the node (a child of its service). Thread: the reactor's. Errors: Tahoe's own exceptions, and S3Error where the
+bucket did not do it; a request that failed never looks like a share that is not there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Callable, Optional
+
+from allmydata.interfaces import NoSpace
+from allmydata.storage.lease import LeaseInfo
+from allmydata.storage.server import DEFAULT_RENEWAL_TIME, StorageServer
+from allmydata.util import fileutil, idlib
+from twisted.application import service
+from twisted.internet import reactor as default_reactor
+from twisted.internet.defer import Deferred, DeferredList, inlineCallbacks, maybeDeferred
+from twisted.logger import Logger
+
+from tahoe_s3.config import NodeSettings, S3Config
+from tahoe_s3.status import LeaseChecker, SlotCounter
+from tahoe_s3.store.index import IMMUTABLE
+from tahoe_s3.store.keys import fits_key, share_key, si_text
+from tahoe_s3.store.leases import Lease, hash_secret
+from tahoe_s3.store.objects import MAX_OBJECT_BYTES
+from tahoe_s3.store.opening import open_store
+from tahoe_s3.store.reader import ShareReader
+from tahoe_s3.store.store import Store
+from tahoe_s3.store.upload import ShareWriter, object_size
+
+_log = Logger()
+
+
+def open_storage(
+    reactor: Any, config: S3Config, *, nodeid: bytes, storage_dir: Path, settings: NodeSettings
+) -> Deferred[Store]:
+    """Everything that must be known before the node is made. Fails with an errors.ConfigError."""
+    return open_store(
+        reactor,
+        config,
+        nodeid=idlib.nodeid_b2a(nodeid),
+        local_dir=storage_dir,
+        has_run_before=settings.has_permutation_seed,
+    )
+
+
+class S3StorageServer(StorageServer):  # type: ignore[misc]  # allmydata has no types
+    """See the module. `backend` is the Store that open_storage made; the server closes it when it stops."""
+
+    def __init__(
+        self,
+        storedir: str,
+        nodeid: bytes,
+        reserved_space: int = 0,
+        discard_storage: bool = False,
+        readonly_storage: bool = False,
+        stats_provider: Any = None,
+        expiration_enabled: bool = False,
+        expiration_mode: str = "age",
+        expiration_override_lease_duration: Optional[int] = None,
+        expiration_cutoff_date: Optional[int] = None,
+        expiration_sharetypes: Iterable[str] = ("mutable", "immutable"),
+        clock: Any = default_reactor,
+        *,
+        backend: Store,
+    ) -> None:
+        service.MultiService.__init__(self)
+        self.my_nodeid = nodeid
+        self.storedir = storedir
+        self.store = backend
+        # Stock code that is reused asks the disk below this folder for its free space: the spool's.
+        self.sharedir = str(backend.incoming_dir)
+        self.incomingdir = self.sharedir
+        self.corruption_advisory_dir = os.path.join(storedir, "corruption-advisories")
+        fileutil.make_dirs(self.corruption_advisory_dir)
+        self.reserved_space = int(reserved_space)
+        self.no_storage = False
+        self.readonly_storage = readonly_storage
+        self.stats_provider = stats_provider
+        if self.stats_provider:
+            self.stats_provider.register_producer(self)
+        categories = "allocate write close read get writev readv add-lease renew cancel".split()
+        self.latencies = {category: [] for category in categories}
+        self.bucket_counter = SlotCounter(backend.index)
+        self.bucket_counter.setServiceParent(self)
+        self.lease_checker = LeaseChecker(
+            enabled=expiration_enabled,
+            mode=expiration_mode,
+            override_lease_duration=expiration_override_lease_duration,
+            cutoff_date=expiration_cutoff_date,
+            sharetypes=expiration_sharetypes,
+        )
+        self.lease_checker.setServiceParent(self)
+        self._clock = clock
+        #: Spool path -> writer, as in stock.
+        self._bucket_writers: dict[str, ShareWriter] = {}
+        self._call_on_bucket_writer_close: list[Callable[[ShareWriter], None]] = []
+        self._scratch = _ScratchServer(self)
+
+    def __repr__(self) -> str:
+        return f"<S3StorageServer {idlib.shortnodeid_b2a(self.my_nodeid)}>"
+
+    @inlineCallbacks
+    def stopService(self) -> Generator[Deferred[Any], Any, None]:
+        """Uploads that are closing get their outcome, others end; what has begun ends; then the engine stops."""
+        ending = [maybeDeferred(writer.disconnected) for writer in list(self._bucket_writers.values())]
+        yield DeferredList(ending, consumeErrors=True)
+        yield maybeDeferred(service.MultiService.stopService, self)
+        yield self.store.close()
+
+    def have_shares(self) -> bool:
+        return self.store.index.share_count > 0
+
+    # space and numbers
+
+    def get_available_space(self) -> int:
+        """Bytes that uploads may still take: what the spool's disk has beyond reserved_space; 0 when read-only."""
+        if self.readonly_storage:
+            return 0
+        space = fileutil.get_available_space(self.sharedir, self.reserved_space)
+        # None is a platform without statvfs; stock then advertises 2**64, which breaks clients' schema.
+        return MAX_OBJECT_BYTES if space is None else int(space)
+
+    def get_stats(self) -> dict[str, Any]:
+        """Stock's numbers (of the spool's disk), and ours under tahoe_s3."""
+        stats: dict[str, Any] = super().get_stats()
+        index = self.store.index
+        stats["tahoe_s3.shares"] = index.share_count
+        stats["tahoe_s3.used_bytes"] = index.used_bytes
+        stats["tahoe_s3.foreign_keys"] = self.store.foreign_keys
+        stats["tahoe_s3.bucket_usable"] = int(self.store.problem is None)
+        counters = self.store.client.counters
+        for name, count in sorted(counters.requests.items()):
+            stats[f"tahoe_s3.requests.{name}"] = count
+        for name, count in sorted(counters.errors.items()):
+            stats[f"tahoe_s3.errors.{name}"] = count
+        for name, value in self.store.client.stats().items():
+            stats[f"tahoe_s3.engine.{name}"] = value
+        return stats
+
+    def _timed(self, category: str, work: Callable[[], Any]) -> Deferred[Any]:
+        """Run it; count it and add its latency, the wait for the bucket included, if it succeeds."""
+        start = self._clock.seconds()
+
+        def succeeded(result: Any) -> Any:
+            self.count(category)
+            self.add_latency(category, self._clock.seconds() - start)
+            return result
+
+        return maybeDeferred(work).addCallback(succeeded)
+
+    # shares of either kind
+
+    def get_shares(self, storage_index: bytes) -> Iterator[tuple[int, str]]:
+        """(share number, key) of what the index knows."""
+        self.store.require_ready()
+        return iter([(row.shnum, share_key(storage_index, row.shnum)) for row in self.store.index.shares(storage_index)])
+
+    def get_leases(self, storage_index: bytes) -> Iterator[Any]:
+        """The leases of the first share, as far as the index knows them (see stock; not for clients)."""
+        for row in self.store.index.shares(storage_index):
+            return iter([lease.to_tahoe() for lease in self.store.index.leases(storage_index, row.shnum)])
+        return iter([])
+
+    def get_slot_leases(self, storage_index: bytes) -> Iterator[Any]:
+        return self.get_leases(storage_index)
+
+    def _new_lease(self, owner_num: int, renew_secret: bytes, cancel_secret: bytes) -> LeaseInfo:
+        expiration_s = self._clock.seconds() + DEFAULT_RENEWAL_TIME
+        return LeaseInfo(owner_num, renew_secret, cancel_secret, expiration_s, self.my_nodeid)
+
+    def add_lease(
+        self, storage_index: bytes, renew_secret: bytes, cancel_secret: bytes, owner_num: int = 1
+    ) -> Deferred[None]:
+        """Add or renew; nothing, and no request, where there is no share."""
+        lease = Lease.from_tahoe(self._new_lease(owner_num, renew_secret, cancel_secret))
+        return self._timed("add-lease", lambda: self._add_lease(storage_index, lease))
+
+    def _add_lease(self, storage_index: bytes, lease: Lease) -> Deferred[None]:
+        self.store.require_ready()
+        return self.store.overlay.add(storage_index, lease)
+
+    def renew_lease(self, storage_index: bytes, renew_secret: bytes) -> Deferred[None]:
+        """Renew the lease of this secret; IndexError where no share has one."""
+        return self._timed("renew", lambda: self._renew_lease(storage_index, renew_secret))
+
+    @inlineCallbacks
+    def _renew_lease(self, storage_index: bytes, renew_secret: bytes) -> Generator[Deferred[Any], Any, None]:
+        self.store.require_ready()
+        yield self.store.slots.settle(storage_index)
+        rows = self.store.index.shares(storage_index)
+        if not rows:
+            raise IndexError("no such lease to renew")
+        yield self.store.slots.run(storage_index, lambda: self.store.overlay.read(storage_index))
+        wanted = hash_secret(renew_secret)
+        for row in rows:
+            if row.leases is None:
+                yield self.store.learn_leases(storage_index, row.shnum)
+            for lease in self.store.index.leases(storage_index, row.shnum):
+                if lease.renew_hash == wanted:
+                    expiration_s = int(self._clock.seconds() + DEFAULT_RENEWAL_TIME)
+                    yield self.store.overlay.add(storage_index, lease.until(expiration_s))
+                    return
+        raise IndexError("unable to renew non-existent lease")
+
+    def advise_corrupt_share(
+        self, share_type: bytes, storage_index: bytes, shnum: int, reason: bytes
+    ) -> Deferred[None]:
+        """Stock's own: a report in the node's folder, if we have the share."""
+        return maybeDeferred(super().advise_corrupt_share, share_type, storage_index, shnum, reason)
+
+    # immutable shares
+
+    def allocate_buckets(
+        self,
+        storage_index: bytes,
+        renew_secret: bytes,
+        cancel_secret: bytes,
+        sharenums: Iterable[int],
+        allocated_size: int,
+        owner_num: int = 0,
+        renew_leases: bool = True,
+    ) -> Deferred[tuple[set[int], dict[int, ShareWriter]]]:
+        """As stock. Shares that are here get the lease first (one PUT), then writers are made for the others."""
+        lease_info = self._new_lease(owner_num, renew_secret, cancel_secret)
+        return self._timed(
+            "allocate", lambda: self._allocate(storage_index, lease_info, sharenums, allocated_size, renew_leases)
+        )
+
+    @inlineCallbacks
+    def _allocate(
+        self,
+        storage_index: bytes,
+        lease_info: LeaseInfo,
+        sharenums: Iterable[int],
+        allocated_size: int,
+        renew_leases: bool,
+    ) -> Generator[Deferred[Any], Any, tuple[set[int], dict[int, ShareWriter]]]:
+        self.store.require_ready()
+        yield self.store.slots.settle(storage_index)
+        if renew_leases and self.store.index.shares(storage_index):
+            yield self.store.overlay.add(storage_index, Lease.from_tahoe(lease_info))
+        existing = {row.shnum for row in self.store.index.shares(storage_index)}
+        wanted = [shnum for shnum in sharenums if shnum not in existing and fits_key(shnum)]
+        return existing, self._make_writers(storage_index, wanted, allocated_size, lease_info)
+
+    def _make_writers(
+        self, storage_index: bytes, sharenums: list[int], allocated_size: int, lease_info: LeaseInfo
+    ) -> dict[int, ShareWriter]:
+        """Writers while the spool has room; none for a share that is being uploaded already."""
+        writers: dict[int, ShareWriter] = {}
+        remaining = self.get_available_space() - self.allocated_size()
+        if object_size(allocated_size) > MAX_OBJECT_BYTES:
+            return writers
+        for shnum in sharenums:
+            path = str(self.store.spool_path(storage_index, shnum))
+            if path in self._bucket_writers or remaining < allocated_size:
+                continue
+            try:
+                writer = ShareWriter(
+                    self.store,
+                    self,
+                    storage_index=storage_index,
+                    shnum=shnum,
+                    max_size=allocated_size,
+                    lease_info=lease_info,
+                    clock=self._clock,
+                )
+            except OSError as error:
+                _log.error("no room to spool {key}: {error}", key=share_key(storage_index, shnum), error=str(error))
+                break
+            writers[shnum] = self._bucket_writers[path] = writer
+            remaining -= allocated_size
+        return writers
+
+    def get_buckets(self, storage_index: bytes) -> Deferred[dict[int, ShareReader]]:
+        """Readers of the shares of an immutable file, with no request."""
+        return self._timed("get", lambda: self._get_buckets(storage_index))
+
+    @inlineCallbacks
+    def _get_buckets(self, storage_index: bytes) -> Generator[Deferred[Any], Any, dict[int, ShareReader]]:
+        self.store.require_ready()
+        yield self.store.slots.settle(storage_index)
+        return {row.shnum: self._reader(storage_index, row.shnum) for row in self.store.index.shares(storage_index)}
+
+    def _reader(self, storage_index: bytes, shnum: int) -> ShareReader:
+        def advise(reason: bytes) -> Deferred[None]:
+            return self.advise_corrupt_share(IMMUTABLE.encode("ascii"), storage_index, shnum, reason)
+
+        return ShareReader(self.store, storage_index, shnum, on_read=self._count_read, advise=advise)
+
+    def _count_read(self, latency_s: float) -> None:
+        self.add_latency("read", latency_s)
+        self.count("read")
+
+    @inlineCallbacks
+    def get_immutable_share_length(
+        self, storage_index: bytes, share_number: int
+    ) -> Generator[Deferred[Any], Any, int]:
+        readers = yield self.get_buckets(storage_index)
+        length: int = yield readers[share_number].get_length()
+        return length
+
+    # mutable shares
+
+    @inlineCallbacks
+    def enumerate_mutable_shares(self, storage_index: bytes) -> Generator[Deferred[Any], Any, set[int]]:
+        self.store.require_ready()
+        yield self.store.slots.settle(storage_index)
+        return {row.shnum for row in self.store.index.shares(storage_index)}
+
+    @inlineCallbacks
+    def get_mutable_share_length(self, storage_index: bytes, share_number: int) -> Generator[Deferred[Any], Any, int]:
+        """KeyError where there is no such share."""
+        self.store.require_ready()
+        length: int = yield self.store.mutable.length(storage_index, share_number)
+        return length
+
+    def slot_readv(
+        self, storage_index: bytes, shares: Iterable[int], readv: list[tuple[int, int]]
+    ) -> Deferred[dict[int, list[bytes]]]:
+        return self._timed("readv", lambda: self._readv(storage_index, set(shares), readv))
+
+    def _readv(
+        self, storage_index: bytes, shares: set[int], readv: list[tuple[int, int]]
+    ) -> Deferred[dict[int, list[bytes]]]:
+        self.store.require_ready()
+        return self.store.mutable.readv(storage_index, shares, readv)
+
+    def slot_testv_and_readv_and_writev(
+        self,
+        storage_index: bytes,
+        secrets: tuple[bytes, bytes, bytes],
+        test_and_write_vectors: dict[int, Any],
+        read_vector: list[tuple[int, int]],
+        renew_leases: bool = True,
+    ) -> Deferred[tuple[bool, dict[int, list[bytes]]]]:
+        """Tahoe's own read-test-write on local copies; answered when the bucket has what it changed."""
+
+        def execute(scratch_sharedir: str) -> tuple[bool, dict[int, list[bytes]]]:
+            return self._scratch.execute(
+                scratch_sharedir,
+                (storage_index, secrets, test_and_write_vectors, read_vector, renew_leases),
+            )
+
+        return self._timed(
+            "writev", lambda: self._read_test_write(storage_index, set(test_and_write_vectors), execute)
+        )
+
+    def _read_test_write(
+        self, storage_index: bytes, touched: set[int], execute: Callable[[str], Any]
+    ) -> Deferred[tuple[bool, dict[int, list[bytes]]]]:
+        self.store.require_ready()
+        for shnum in touched:
+            if not fits_key(shnum):
+                raise NoSpace(f"share number {shnum} of {si_text(storage_index)} is too large")
+        return self.store.mutable.read_test_write(storage_index, touched=touched, execute=execute)
+
+
+class _ScratchServer(StorageServer):  # type: ignore[misc]  # allmydata has no types
+    """Stock read-test-write on a scratch folder that is shaped like a storage directory.
+
+    It has only what slot_testv_and_readv_and_writev uses: the clock, node id and log are the real server's, and
+    what it counts is counted by the real one after the bucket has answered.
+    """
+
+    def __init__(self, server: S3StorageServer) -> None:
+        self._server = server
+        self.my_nodeid = server.my_nodeid
+
+    def execute(self, sharedir: str, arguments: tuple[Any, ...]) -> tuple[bool, dict[int, list[bytes]]]:
+        self.sharedir = sharedir
+        self._clock = self._server._clock
+        result: tuple[bool, dict[int, list[bytes]]] = self.slot_testv_and_readv_and_writev(*arguments)
+        return result
+
+    def get_available_space(self) -> int:
+        return self._server.get_available_space()
+
+    def count(self, name: str, delta: int = 1) -> None:
+        """The real server counts, on success."""
+
+    def add_latency(self, category: str, latency: float) -> None:
+        """Likewise."""

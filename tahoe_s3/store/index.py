@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What lies in the bucket, as far as this node knows: one SQLite file that can be deleted at any time.
+
+It answers "which shares do you have", used bytes and leases with no request. It holds nothing that the bucket does
+not hold: after an unclean stop it is emptied and filled again from a listing. Only what the bucket has acknowledged
+is written here; what is being put, deleted or is unsure lives in memory (store/slots.py).
+
+Owner: the Store. Thread: the reactor's; every call is a few statements of microseconds. Errors: sqlite3.Error where
+the file cannot be used.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional
+
+from tahoe_s3.store.keys import ShareId
+from tahoe_s3.store.leases import Lease, merge, pack, unpack
+
+SCHEMA_VERSION = 1
+IMMUTABLE = "immutable"
+MUTABLE = "mutable"
+
+_KINDS = {0: None, 1: IMMUTABLE, 2: MUTABLE}
+_KIND_NUMBERS = {kind: number for number, kind in _KINDS.items()}
+
+_SCHEMA = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE shares (
+    si BLOB NOT NULL, shnum INTEGER NOT NULL, size INTEGER NOT NULL, etag TEXT NOT NULL,
+    etag_is_sure INTEGER NOT NULL, modified_s INTEGER NOT NULL, kind INTEGER NOT NULL,
+    data_length INTEGER, leases BLOB, seen INTEGER NOT NULL, PRIMARY KEY (si, shnum)) WITHOUT ROWID;
+CREATE TABLE overlays (
+    si BLOB PRIMARY KEY, etag TEXT NOT NULL, modified_s INTEGER NOT NULL, leases BLOB, seen INTEGER NOT NULL
+    ) WITHOUT ROWID;
+"""
+_SHARE_COLUMNS = "shnum, size, etag, etag_is_sure, modified_s, kind, data_length, leases"
+
+
+@dataclass(frozen=True)
+class ShareRow:
+    """One share object.
+
+    size: bytes of the object (container and all). etag_is_sure: False where only a listing told the ETag, which is
+    a hint until the first GET or HEAD. kind, data_length, leases: None until the container was seen.
+    """
+
+    shnum: int
+    size: int
+    etag: str
+    etag_is_sure: bool
+    modified_s: int
+    kind: Optional[str] = None
+    data_length: Optional[int] = None
+    leases: Optional[tuple[Lease, ...]] = None
+
+
+@dataclass(frozen=True)
+class OverlayRow:
+    """The overlay object of a storage index; leases is None where its content was not read yet."""
+
+    etag: str
+    modified_s: int
+    leases: Optional[tuple[Lease, ...]]
+
+
+class Index:
+    """The index of one bucket and prefix. `identity` names both; an index of another identity is emptied."""
+
+    def __init__(self, path: Path, *, identity: str) -> None:
+        """Open or make it. Emptied unless it was closed cleanly and belongs to `identity`."""
+        self.path = path
+        self._open()
+        kept = self._meta("identity") == identity and self._meta("clean") == "1"
+        if not kept or self._meta("schema") != str(SCHEMA_VERSION):
+            kept = False
+            self._close_files()
+            self.delete(path)
+            self._open()
+            self._set_meta("identity", identity)
+            self._set_meta("schema", str(SCHEMA_VERSION))
+        #: Whether what an earlier run knew could be kept.
+        self.was_kept = kept
+        self._set_meta("clean", "0")
+        self._seen = int(self._meta("seen") or "0")
+        count, used = self._db.execute("SELECT COUNT(*), COALESCE(SUM(size), 0) FROM shares").fetchone()
+        #: Number of shares, and the bytes of their objects together.
+        self.share_count: int = count
+        self.used_bytes: int = used
+
+    @staticmethod
+    def delete(path: Path) -> None:
+        """Remove the files of an index that is not open."""
+        for suffix in ("", "-wal", "-shm", "-journal"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+    def _open(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._connect()
+        except sqlite3.DatabaseError:
+            # A damaged file holds nothing that the bucket does not.
+            self._close_files()
+            self.delete(self.path)
+            self._connect()
+
+    def _connect(self) -> None:
+        self._db = sqlite3.connect(str(self.path), isolation_level=None)
+        self._db.execute("PRAGMA journal_mode=WAL")
+        # Durability is the bucket's: a crash empties the index anyway.
+        self._db.execute("PRAGMA synchronous=OFF")
+        self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
+        if self._db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+            raise sqlite3.DatabaseError("damaged")
+        if not self._db.execute("SELECT 1 FROM sqlite_master WHERE name='shares'").fetchone():
+            self._db.executescript(_SCHEMA)
+
+    def _close_files(self) -> None:
+        self._db.close()
+
+    def close(self) -> None:
+        """Mark it clean, on disk, and close it. Idempotent is not needed: the Store calls it once."""
+        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self._db.execute("PRAGMA synchronous=FULL")
+        self._set_meta("clean", "1")
+        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self._close_files()
+        directory = os.open(self.path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+    def abandon(self) -> None:
+        """Close it without the clean mark, as a crash would: the next start rebuilds it."""
+        self._close_files()
+
+    def _meta(self, name: str) -> Optional[str]:
+        row = self._db.execute("SELECT value FROM meta WHERE name=?", (name,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def _set_meta(self, name: str, value: str) -> None:
+        self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
+
+    # shares
+
+    def shares(self, storage_index: bytes) -> list[ShareRow]:
+        """The shares of a storage index, by number."""
+        rows = self._db.execute(
+            f"SELECT {_SHARE_COLUMNS} FROM shares WHERE si=? ORDER BY shnum", (storage_index,)
+        )
+        return [self._share_row(row) for row in rows]
+
+    def share(self, storage_index: bytes, shnum: int) -> Optional[ShareRow]:
+        row = self._db.execute(
+            f"SELECT {_SHARE_COLUMNS} FROM shares WHERE si=? AND shnum=?", (storage_index, shnum)
+        ).fetchone()
+        return None if row is None else self._share_row(row)
+
+    @staticmethod
+    def _share_row(row: tuple[int, int, str, int, int, int, Optional[int], Optional[bytes]]) -> ShareRow:
+        shnum, size, etag, sure, modified_s, kind, data_length, leases = row
+        known = None if leases is None else tuple(unpack(leases))
+        return ShareRow(shnum, size, etag, bool(sure), modified_s, _KINDS[kind], data_length, known)
+
+    def put_share(self, storage_index: bytes, row: ShareRow) -> None:
+        """What the bucket has acknowledged or shown."""
+        known = self.share(storage_index, row.shnum)
+        if known is None:
+            self.share_count += 1
+            self.used_bytes += row.size
+        else:
+            self.used_bytes += row.size - known.size
+        packed = None if row.leases is None else pack(row.leases)
+        self._db.execute(
+            "INSERT OR REPLACE INTO shares VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                storage_index, row.shnum, row.size, row.etag, int(row.etag_is_sure), row.modified_s,
+                _KIND_NUMBERS[row.kind], row.data_length, packed, self._seen,
+            ),
+        )  # fmt: skip
+
+    def drop_share(self, storage_index: bytes, shnum: int) -> None:
+        known = self.share(storage_index, shnum)
+        if known is not None:
+            self._db.execute("DELETE FROM shares WHERE si=? AND shnum=?", (storage_index, shnum))
+            self.share_count -= 1
+            self.used_bytes -= known.size
+
+    def slot_count(self) -> int:
+        """How many storage indexes have shares (Tahoe calls each a bucket)."""
+        return int(self._db.execute("SELECT COUNT(DISTINCT si) FROM shares").fetchone()[0])
+
+    # leases
+
+    def overlay(self, storage_index: bytes) -> Optional[OverlayRow]:
+        row = self._db.execute(
+            "SELECT etag, modified_s, leases FROM overlays WHERE si=?", (storage_index,)
+        ).fetchone()
+        if row is None:
+            return None
+        return OverlayRow(row[0], row[1], None if row[2] is None else tuple(unpack(row[2])))
+
+    def put_overlay(self, storage_index: bytes, row: OverlayRow) -> None:
+        packed = None if row.leases is None else pack(row.leases)
+        self._db.execute(
+            "INSERT OR REPLACE INTO overlays VALUES (?, ?, ?, ?, ?)",
+            (storage_index, row.etag, row.modified_s, packed, self._seen),
+        )
+
+    def drop_overlay(self, storage_index: bytes) -> None:
+        self._db.execute("DELETE FROM overlays WHERE si=?", (storage_index,))
+
+    def leases(self, storage_index: bytes, shnum: int) -> list[Lease]:
+        """The leases of a share as far as they are known: its container's and the overlay's, merged."""
+        row, overlay = self.share(storage_index, shnum), self.overlay(storage_index)
+        container = () if row is None or row.leases is None else row.leases
+        return merge(container, () if overlay is None or overlay.leases is None else overlay.leases)
+
+    # reconciliation with a listing
+
+    def begin_listing(self) -> None:
+        """From here on every row that is written or confirmed counts as seen by this listing."""
+        self._seen += 1
+        self._set_meta("seen", str(self._seen))
+
+    def confirm_shares(self, found: Iterable[tuple[ShareId, int, str, int]]) -> None:
+        """(share, size, ETag, modified_s) of one page. A row that changed since the listing began is immune.
+
+        What is known of a share is kept while size and ETag are the same, else forgotten: somebody wrote it.
+        """
+        self._db.execute("BEGIN")
+        try:
+            for (storage_index, shnum), size, etag, modified_s in found:
+                self._confirm_share(storage_index, shnum, size, etag, modified_s)
+        finally:
+            self._db.execute("COMMIT")
+
+    def _confirm_share(self, storage_index: bytes, shnum: int, size: int, etag: str, modified_s: int) -> None:
+        where = (storage_index, shnum)
+        old = self._db.execute(
+            "SELECT seen, size, etag FROM shares WHERE si=? AND shnum=?", where
+        ).fetchone()
+        if old is not None and old[0] == self._seen:
+            return
+        if old is not None and old[1] == size and old[2] == etag:
+            self._db.execute(
+                "UPDATE shares SET seen=?, modified_s=? WHERE si=? AND shnum=?", (self._seen, modified_s, *where)
+            )
+            return
+        self.put_share(storage_index, ShareRow(shnum, size, etag, False, modified_s))
+
+    def confirm_overlays(self, found: Iterable[tuple[bytes, str, int]]) -> None:
+        """(storage index, ETag, modified_s) of one page; the content is kept while the ETag is the same."""
+        self._db.execute("BEGIN")
+        try:
+            for storage_index, etag, modified_s in found:
+                old = self._db.execute("SELECT seen, etag FROM overlays WHERE si=?", (storage_index,)).fetchone()
+                if old is not None and old[0] == self._seen:
+                    continue
+                if old is not None and old[1] == etag:
+                    self._db.execute("UPDATE overlays SET seen=? WHERE si=?", (self._seen, storage_index))
+                else:
+                    self.put_overlay(storage_index, OverlayRow(etag, modified_s, None))
+        finally:
+            self._db.execute("COMMIT")
+
+    def unseen_shares(self) -> Iterator[ShareId]:
+        """The shares that a complete listing did not show. They are dropped only after HEADs said 404."""
+        rows = self._db.execute("SELECT si, shnum FROM shares WHERE seen<?", (self._seen,)).fetchall()
+        return (ShareId(si, shnum) for si, shnum in rows)
+
+    def unseen_overlays(self) -> Iterator[bytes]:
+        rows = self._db.execute("SELECT si FROM overlays WHERE seen<?", (self._seen,)).fetchall()
+        return (row[0] for row in rows)

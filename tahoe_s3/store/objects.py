@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Whole local files into the bucket: one PUT, or a multipart upload where the file is larger than a part.
+
+Limits are S3's (User Guide, "Amazon S3 multipart upload limits"): 10,000 parts, an object of 5 TiB, parts of equal
+size but for the last (Cloudflare R2 insists on that).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred, inlineCallbacks
+from twisted.logger import Logger
+
+from tahoe_s3.client import FileRegion, NoSuchUpload, ObjectInfo, S3Client, S3Error
+
+MAX_PARTS = 10_000
+MAX_OBJECT_BYTES = 5 * 1024**4
+MIB = 1024 * 1024
+#: Parts of one file under way at once; each is held in memory by the engine while it is sent.
+PARTS_AT_ONCE = 4
+
+_log = Logger()
+
+
+def part_size_for(object_size_bytes: int, part_size_bytes: int) -> int:
+    """The size of all parts but the last: the configured one, or more (whole MiB) where 10,000 would not do."""
+    if object_size_bytes <= part_size_bytes * MAX_PARTS:
+        return part_size_bytes
+    least = -(-object_size_bytes // MAX_PARTS)
+    return -(-least // MIB) * MIB
+
+
+def abort_quietly(client: S3Client, key: str, upload_id: str) -> Deferred[None]:
+    """Remove an upload that failed. What this leaves behind, the next start removes."""
+
+    def failed(failure: object) -> None:
+        _log.warn("could not abort an upload of {key}, the next start will: {failure}", key=key, failure=str(failure))
+
+    return client.abort_multipart(key, upload_id, priority=2).addErrback(lambda failure: failed(failure.value))
+
+
+def put_file(
+    client: S3Client, key: str, path: Path, *, part_size_bytes: int
+) -> Deferred[ObjectInfo]:
+    """Store the file under `key`. It must not change until the Deferred fires, which fails with an S3Error."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        size = os.fstat(fd).st_size
+    except OSError:
+        os.close(fd)
+        raise
+    if size <= part_size_bytes:
+        done = client.put(key, FileRegion(fd, 0, size))
+    else:
+        done = _put_parts(client, key, fd, size=size, part_size=part_size_for(size, part_size_bytes))
+
+    def close(result: object) -> object:
+        os.close(fd)
+        return result
+
+    done.addBoth(close)
+    return done
+
+
+@inlineCallbacks
+def _put_parts(
+    client: S3Client, key: str, fd: int, *, size: int, part_size: int
+) -> Generator[Deferred[Any], Any, ObjectInfo]:
+    """Parts in groups, so that memory stays bounded whatever the file's size."""
+    upload_id: str = yield client.create_multipart(key)
+    count = -(-size // part_size)
+    parts: list[tuple[int, str]] = []
+    try:
+        for first in range(0, count, PARTS_AT_ONCE):
+            group = []
+            for index in range(first, min(first + PARTS_AT_ONCE, count)):
+                start = index * part_size
+                region = FileRegion(fd, start, min(part_size, size - start))
+                group.append((index + 1, client.upload_part(key, upload_id, index + 1, region)))
+            failed = None
+            for number, sent in group:
+                try:
+                    parts.append((number, (yield sent)))
+                except S3Error as error:
+                    failed = failed or error
+            if failed is not None:
+                raise _not_applied(failed)
+        info: ObjectInfo = yield client.complete_multipart(key, upload_id, parts, expect_size=size)
+    except S3Error as error:
+        if error.outcome == "not_applied" and not isinstance(error, NoSuchUpload):
+            abort_quietly(client, key, upload_id)
+        raise
+    return info
+
+
+def _not_applied(error: S3Error) -> S3Error:
+    """A part's fate says nothing of the object, which only Complete makes."""
+    error.outcome = "not_applied"
+    return error

@@ -1,0 +1,287 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""From a configuration to a Store: is the bucket there and ours, and what lies in it?
+
+At every start the bucket is listed once and the index brought into line with it; the mark is claimed; multipart
+uploads that a crash left are removed. What the operator must mend is raised as an errors.ConfigError. A bucket that
+cannot be reached stops only a node that has never run before; any other starts, answers errors, and keeps trying.
+
+Requests of a start over n objects: n/1000 LISTs and eight others at most.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Optional
+
+from twisted.internet.defer import Deferred, inlineCallbacks
+from twisted.logger import Logger
+
+from tahoe_s3 import errors
+from tahoe_s3.client import (
+    AccessDenied,
+    BadReply,
+    ClientConfig,
+    ClockSkewed,
+    NoSuchBucket,
+    Page,
+    S3Client,
+    S3Error,
+    WrongRegion,
+    open_client,
+)
+from tahoe_s3.config import S3Config
+from tahoe_s3.store import ownership
+from tahoe_s3.store.index import Index, OverlayRow
+from tahoe_s3.store.keys import LEASES, OWNER_KEY, SHARES, LeaseId, ShareId, parse_key
+from tahoe_s3.store.objects import abort_quietly
+from tahoe_s3.store.store import INDEX, Store
+
+#: One request of a start, all its attempts.
+DEADLINE_S = 60.0
+#: Seconds until a bucket that could not be reached is tried again.
+RETRY_S = 30.0
+
+_DISK_SHARE = re.compile(r"[0-9]+")
+_log = Logger()
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one node keeps its shares: for messages, and to tell one bucket's index from another's."""
+
+    config: S3Config
+    nodeid: str
+    local_dir: Path
+
+    @property
+    def identity(self) -> str:
+        config = self.config
+        return f"{self.nodeid} {config.url} {config.bucket} {config.prefix}"
+
+
+def client_config(config: S3Config, *, prefix: Optional[str] = None) -> ClientConfig:
+    """What the client layer needs of the node's configuration; another `prefix` to look elsewhere in the bucket."""
+    return ClientConfig(
+        endpoint=config.url,
+        region=config.region,
+        bucket=config.bucket,
+        access_key_id=config.access_key_id,
+        secret=config.secret,
+        token=config.token,
+        addressing="path" if config.path_style else "virtual",
+        prefix=config.prefix if prefix is None else prefix,
+        ca_file=None if config.ca_bundle is None else str(config.ca_bundle),
+        max_connections=config.max_connections,
+    )
+
+
+def refuse_disk_shares(place: Place) -> None:
+    """Raise errors.DiskShares where the disk backend left shares: they would silently vanish from the grid."""
+    shares = place.local_dir / "shares"
+    for folder in shares.glob("[a-z2-7][a-z2-7]/*") if shares.is_dir() else ():
+        if folder.is_dir() and any(_DISK_SHARE.fullmatch(found.name) for found in folder.iterdir()):
+            raise errors.DiskShares(
+                storage_dir=str(place.local_dir), bucket=place.config.bucket, prefix=place.config.prefix
+            )
+
+
+def explain(error: S3Error, config: S3Config) -> Optional[errors.ConfigError]:
+    """The sentence for an answer that only the operator can do something about; None for a passing failure."""
+    if isinstance(error, NoSuchBucket):
+        return errors.NoSuchBucket(bucket=config.bucket, url=config.url, region=config.region)
+    if isinstance(error, AccessDenied):
+        return errors.RefusedCredentials(
+            bucket=config.bucket, url=config.url, code=error.code, access_key_id=config.access_key_id
+        )
+    if isinstance(error, ClockSkewed):
+        return errors.WrongClock(url=config.url, own_time_s=int(time.time()), server_time_s=error.server_time_s)
+    if isinstance(error, WrongRegion):
+        actual = error.region or "another region"
+        return errors.WrongRegion(bucket=config.bucket, configured=config.region, actual=actual)
+    if isinstance(error, BadReply) or (error.kind == "service" and 0 < error.status < 500):
+        detail = f"HTTP status {error.status}" if error.status else "no S3 answer"
+        return errors.NotS3(url=config.url, detail=f"{detail}, {error.code or error.message or 'no error code'}")
+    return None
+
+
+class Opening:
+    """Brings a Store to the point where it can answer; again and again while the bucket cannot be reached."""
+
+    def __init__(self, reactor: Any, place: Place, store: Store) -> None:
+        self._reactor = reactor
+        self._place = place
+        self._store = store
+        self._client: S3Client = store.client
+        self._mark = ownership.OwnerMark(place.nodeid, secrets.token_hex(16), int(time.time()))
+
+    @inlineCallbacks
+    def run(self) -> Generator[Deferred[Any], Any, None]:
+        """Raises errors.ConfigError, or an S3Error where the bucket could not be asked."""
+        try:
+            yield self._check_bucket()
+            yield self._claim()
+            yield self._list()
+            yield self._remove_uploads()
+        except S3Error as error:
+            sentence = explain(error, self._place.config)
+            if sentence is not None:
+                raise sentence from None
+            raise
+        self._store.problem = None
+        _log.info(
+            "{count} shares of {used} bytes in the bucket {bucket}; {foreign} keys there are not ours",
+            count=self._store.index.share_count, used=self._store.index.used_bytes,
+            bucket=self._place.config.bucket, foreign=self._store.foreign_keys,
+        )  # fmt: skip
+
+    @inlineCallbacks
+    def _check_bucket(self) -> Generator[Deferred[Any], Any, None]:
+        config = self._place.config
+        yield self._client.probe(deadline_s=DEADLINE_S)
+        region = self._client.region
+        if config.region_is_explicit and region != config.region:
+            raise errors.WrongRegion(bucket=config.bucket, configured=config.region, actual=region)
+        if (yield self._client.get_object_lock(deadline_s=DEADLINE_S)) == "Enabled":
+            raise errors.ObjectLocked(bucket=config.bucket)
+        if (yield self._client.get_versioning(deadline_s=DEADLINE_S)) == "Enabled":
+            _log.warn(
+                "the bucket {bucket} keeps old versions of objects, so the space it takes never shrinks and you pay for "
+                "shares that are long gone; switch versioning off, or add a lifecycle rule for old versions",
+                bucket=config.bucket,
+            )
+
+    @inlineCallbacks
+    def _claim(self) -> Generator[Deferred[Any], Any, None]:
+        config = self._place.config
+        names = config.prefix.split("/")[:-1]
+        for depth in range(len(names)):
+            above = "".join(f"{name}/" for name in names[:depth])
+            yield self._refuse_owner_above(above)
+        yield ownership.claim(self._client, self._mark, bucket=config.bucket, prefix=config.prefix)
+
+    @inlineCallbacks
+    def _refuse_owner_above(self, prefix: str) -> Generator[Deferred[Any], Any, None]:
+        """A node that owns a prefix above ours would take our shares for foreign keys, and we its own."""
+        config = self._place.config
+        other = open_client(self._reactor, client_config(config, prefix=prefix))
+        try:
+            mark = yield ownership.read_mark(other, bucket=config.bucket, prefix=prefix)
+        except AccessDenied:
+            # Credentials that may see our prefix only: then nobody could have given them the one above either.
+            return
+        finally:
+            yield other.close()
+        if mark is not None:
+            raise errors.OwnedByAnother(
+                bucket=config.bucket, prefix=prefix, owner=mark.nodeid, since=mark.since, own=self._place.nodeid
+            )
+
+    @inlineCallbacks
+    def _list(self) -> Generator[Deferred[Any], Any, None]:
+        index = self._store.index
+        index.begin_listing()
+        self._store.foreign_keys = 0
+        yield self._client.list_all("", self._take_page)
+        for share in list(index.unseen_shares()):
+            self._store.vanished(*share)
+        for storage_index in list(index.unseen_overlays()):
+            # A listing may lag: read it before the next change builds on it, a 404 then counts as empty.
+            index.put_overlay(storage_index, OverlayRow("", 0, None))
+
+    def _take_page(self, page: Page) -> None:
+        shares, overlays = [], []
+        for entry in page.entries:
+            name = parse_key(entry.key)
+            if isinstance(name, ShareId):
+                shares.append((name, entry.size, entry.etag, entry.modified_s))
+            elif isinstance(name, LeaseId):
+                overlays.append((name.storage_index, entry.etag, entry.modified_s))
+            elif entry.key != OWNER_KEY:
+                self._foreign(entry.key)
+        self._store.index.confirm_shares(shares)
+        self._store.index.confirm_overlays(overlays)
+
+    def _foreign(self, key: str) -> None:
+        if key.endswith(f"/{OWNER_KEY}") and not key.startswith((SHARES, LEASES)):
+            raise errors.NestedOwner(bucket=self._place.config.bucket, key=self._place.config.prefix + key)
+        self._store.foreign_keys += 1
+
+    @inlineCallbacks
+    def _remove_uploads(self) -> Generator[Deferred[Any], Any, None]:
+        """Multipart uploads of ours that never ended: they are invisible, and paid for."""
+        uploads = yield self._client.list_multiparts(SHARES)
+        for upload in uploads:
+            if isinstance(parse_key(upload.key), ShareId):
+                yield abort_quietly(self._client, upload.key, upload.upload_id)
+
+    def keep_trying(self, error: S3Error) -> None:
+        """The node starts without its bucket: every call gets an error until this has succeeded."""
+        place = self._place.config.url
+        self._store.problem = f"the S3 service at {place} could not be reached since the node's start"
+        _log.error("{problem}: {error}", problem=self._store.problem, error=str(error))
+        self._again()
+
+    def _again(self) -> None:
+        self._store.later(RETRY_S, self._try_again)
+
+    def _try_again(self) -> None:
+        self._store.in_background(self.run().addErrback(self._still_not))
+
+    def _still_not(self, failure: Any) -> None:
+        self._store.problem = f"the bucket cannot be used: {failure.getErrorMessage()}"
+        _log.error("{problem}", problem=self._store.problem)
+        if not self._store.is_closed:
+            self._again()
+
+
+@inlineCallbacks
+def open_store(
+    reactor: Any,
+    config: S3Config,
+    *,
+    nodeid: str,
+    local_dir: Path,
+    has_run_before: bool,
+    make_client: Callable[[Any, ClientConfig], S3Client] = open_client,
+) -> Generator[Deferred[Any], Any, Store]:
+    """The Store of this node. Raises errors.ConfigError, one sentence for the operator.
+
+    Args:
+        nodeid: base32, as the owner's mark has it.
+        local_dir: the node's storage folder.
+        has_run_before: whether the node may start while the bucket cannot be reached.
+    """
+    place = Place(config, nodeid, local_dir)
+    refuse_disk_shares(place)
+    local_dir.mkdir(parents=True, exist_ok=True)
+    client = make_client(reactor, client_config(config))
+    try:
+        index = Index(local_dir / INDEX, identity=place.identity)
+        store = Store(
+            reactor=reactor, client=client, index=index, local_dir=local_dir, part_size_bytes=config.part_size_bytes
+        )
+    except BaseException:
+        yield client.close()
+        raise
+    opening = Opening(reactor, place, store)
+    try:
+        yield opening.run()
+    except S3Error as error:
+        if not has_run_before:
+            yield _give_up(store)
+            raise errors.Unreachable(url=config.url, detail=error.message or error.kind) from None
+        opening.keep_trying(error)
+    except BaseException:
+        yield _give_up(store)
+        raise
+    return store
+
+
+def _give_up(store: Store) -> Deferred[None]:
+    store.problem = "the start failed"
+    return store.close()

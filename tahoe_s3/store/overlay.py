@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Leases added or renewed after the share objects were written: one small object a storage index.
+
+The object is rewritten whole, so it is read first when its content is not known. Changes of one storage index that
+arrive while a write is under way share the next write. Nothing is answered before the bucket has it.
+
+Owner: the Store. Thread: the reactor's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+from twisted.internet.defer import Deferred, inlineCallbacks, succeed
+from twisted.logger import Logger
+
+from tahoe_s3.client import NotFound, ObjectInfo, S3Client, S3Error
+from tahoe_s3.store.index import Index, OverlayRow
+from tahoe_s3.store.keys import lease_key, si_text
+from tahoe_s3.store.leases import Lease, OverlayError, merge, overlay_from_json, overlay_to_json
+from tahoe_s3.store.slots import Slots
+
+
+class _Batch:
+    """Leases that go out with the next write, and those who wait for it."""
+
+    def __init__(self) -> None:
+        self.leases: list[Lease] = []
+        self.waiters: list[Deferred[None]] = []
+
+
+class Overlays:
+    """Adds leases to the overlay objects, and reads and removes them."""
+
+    log = Logger()
+
+    def __init__(self, client: S3Client, index: Index, slots: Slots) -> None:
+        self._client = client
+        self._index = index
+        self._slots = slots
+        self._next: dict[bytes, _Batch] = {}
+
+    def add(self, storage_index: bytes, lease: Lease) -> Deferred[None]:
+        """Add the lease to all shares of the storage index, or renew the one of the same renew secret.
+
+        No request where there is no share. Fails with an S3Error, or an OverlayError for a damaged object.
+        """
+        waiter: Deferred[None] = Deferred(lambda _: None)
+        batch = self._next.get(storage_index)
+        if batch is None:
+            batch = self._next[storage_index] = _Batch()
+            batch.leases.append(lease)
+            batch.waiters.append(waiter)
+            written = self._slots.run(storage_index, lambda: self._write_next(storage_index))
+            written.addBoth(self._tell, storage_index, batch)
+        else:
+            batch.leases.append(lease)
+            batch.waiters.append(waiter)
+        return waiter
+
+    def _tell(self, result: Any, storage_index: bytes, batch: _Batch) -> None:
+        if self._next.get(storage_index) is batch:
+            # It never got its turn (the queue was full, or what is unsure could not be settled).
+            del self._next[storage_index]
+        for waiter in batch.waiters:
+            if not waiter.called:
+                waiter.callback(result)
+
+    def _write_next(self, storage_index: bytes) -> Deferred[None]:
+        batch = self._next.pop(storage_index)
+        if not self._index.shares(storage_index):
+            return succeed(None)
+        return self._write(storage_index, batch.leases)
+
+    @inlineCallbacks
+    def _write(self, storage_index: bytes, leases: list[Lease]) -> Generator[Deferred[Any], Any, None]:
+        known = yield self.read(storage_index)
+        merged = merge(known, leases)
+        key = lease_key(storage_index)
+        try:
+            info: ObjectInfo = yield self._client.put(key, overlay_to_json(merged), content_type="application/json")
+        except S3Error as error:
+            if error.outcome != "not_applied":
+                # Whatever it is now, it is read before the next write builds on it.
+                self._index.put_overlay(storage_index, OverlayRow("", 0, None))
+            raise
+        self._index.put_overlay(storage_index, OverlayRow(info.etag, info.modified_s, tuple(merged)))
+
+    @inlineCallbacks
+    def read(self, storage_index: bytes) -> Generator[Deferred[Any], Any, list[Lease]]:
+        """The overlay's leases: from the index, or with one GET where its content is not known. Under the lock."""
+        row = self._index.overlay(storage_index)
+        if row is None:
+            return []
+        if row.leases is not None:
+            return list(row.leases)
+        try:
+            got = yield self._client.get(lease_key(storage_index))
+        except NotFound:
+            if row.etag:
+                self.log.warn(
+                    "the lease object of {si}, which a listing showed, is gone; its leases are unknown",
+                    si=si_text(storage_index),
+                )
+            return []
+        try:
+            leases = overlay_from_json(got.data)
+        except OverlayError as error:
+            raise OverlayError(f"{lease_key(storage_index)}: {error}") from None
+        self._index.put_overlay(storage_index, OverlayRow(got.etag, got.modified_s, tuple(leases)))
+        return leases
+
+    @inlineCallbacks
+    def delete(self, storage_index: bytes) -> Generator[Deferred[Any], Any, None]:
+        """Remove it, after the last share of the storage index has gone. Under the lock."""
+        if self._index.overlay(storage_index) is None:
+            return
+        try:
+            yield self._client.delete(lease_key(storage_index))
+        except S3Error:
+            self._index.put_overlay(storage_index, OverlayRow("", 0, None))
+            raise
+        self._index.drop_overlay(storage_index)

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The owner's mark: ``owner.json`` says which node keeps its shares below this prefix.
+
+The bucket has one writer, which is what lets the index be trusted and makes conditional writes unnecessary (many
+services lack or break them). The mark names the node and a random instance, written at every start; a later start
+of the same node elsewhere therefore supersedes the earlier one. Prefixes that contain one another count as the same
+place: the marks of the prefixes above are read here, those below are met in the listing (store/opening.py).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any, Optional
+
+from twisted.internet.defer import Deferred, inlineCallbacks
+
+from tahoe_s3 import errors
+from tahoe_s3.client import NotFound, S3Client
+from tahoe_s3.store.keys import OWNER_KEY
+
+LAYOUT_VERSION = 1
+_MAX_MARK_BYTES = 16 * 1024
+
+
+@dataclass(frozen=True)
+class OwnerMark:
+    """nodeid: base32, as in the node's own status page; instance: fresh at each start; since_s: epoch seconds."""
+
+    nodeid: str
+    instance: str
+    since_s: int
+
+    @property
+    def since(self) -> str:
+        return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.since_s))
+
+    def to_json(self) -> bytes:
+        document = {"version": LAYOUT_VERSION, "nodeid": self.nodeid, "instance": self.instance, "since": self.since_s}
+        return json.dumps(document, indent=1).encode("ascii") + b"\n"
+
+
+def parse_mark(data: bytes, *, bucket: str, key: str) -> OwnerMark:
+    """The mark in `data`; errors.BadOwnerMark or errors.NewerLayout where it cannot be one of ours."""
+    problem = ""
+    try:
+        document = json.loads(data)
+        version = document["version"]
+        if type(version) is int and version > LAYOUT_VERSION:
+            raise errors.NewerLayout(bucket=bucket, found=version, known=LAYOUT_VERSION)
+        mark = OwnerMark(document["nodeid"], document["instance"], document["since"])
+        if version != LAYOUT_VERSION or not mark.nodeid or type(mark.since_s) is not int:
+            problem = "a field is missing or of the wrong type"
+        elif not isinstance(mark.nodeid, str) or not isinstance(mark.instance, str):
+            problem = "a field is missing or of the wrong type"
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        problem = f"it cannot be read, {type(error).__name__}"
+    if problem:
+        raise errors.BadOwnerMark(bucket=bucket, key=key, problem=problem)
+    return mark
+
+
+@inlineCallbacks
+def read_mark(client: S3Client, *, bucket: str, prefix: str) -> Generator[Deferred[Any], Any, Optional[OwnerMark]]:
+    """The mark at the client's prefix (`prefix` is only for messages), or None where there is none."""
+    try:
+        got = yield client.get(OWNER_KEY, length=_MAX_MARK_BYTES, offset=0)
+    except NotFound:
+        return None
+    return parse_mark(got.data, bucket=bucket, key=f"{prefix}{OWNER_KEY}")
+
+
+def refuse_other(mark: Optional[OwnerMark], *, bucket: str, prefix: str, nodeid: str) -> None:
+    """Raise errors.OwnedByAnother where the mark at `prefix` is another node's."""
+    if mark is not None and mark.nodeid != nodeid:
+        raise errors.OwnedByAnother(bucket=bucket, prefix=prefix, owner=mark.nodeid, since=mark.since, own=nodeid)
+
+
+@inlineCallbacks
+def claim(client: S3Client, mark: OwnerMark, *, bucket: str, prefix: str) -> Generator[Deferred[Any], Any, None]:
+    """Write the mark where nobody else's is, and read it back: of two that start at once, one sees the other's.
+
+    Raises errors.OwnedByAnother naming the owner, or an S3Error.
+    """
+    before = yield read_mark(client, bucket=bucket, prefix=prefix)
+    refuse_other(before, bucket=bucket, prefix=prefix, nodeid=mark.nodeid)
+    yield client.put(OWNER_KEY, mark.to_json(), content_type="application/json")
+    after = yield read_mark(client, bucket=bucket, prefix=prefix)
+    refuse_other(after, bucket=bucket, prefix=prefix, nodeid=mark.nodeid)

@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A Tahoe storage directory in a bucket: what the storage server works on.
+
+Puts the parts together (client, index, locks, overlays, reads, mutable slots) and keeps what belongs to none of
+them: the local folders, work in the background, shares that seem to have vanished.
+
+Owner: S3StorageServer. Thread: the reactor's. Everything on local disk can be deleted while the node is stopped.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Generator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Callable, Optional
+
+from twisted.internet.defer import Deferred, DeferredList, inlineCallbacks
+from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger
+
+from tahoe_s3.client import NotFound, ObjectInfo, S3Client, S3Error, Unavailable
+from tahoe_s3.store.cache import MutableCache
+from tahoe_s3.store.containers import HEAD_BYTES, MUTABLE_DATA_OFFSET, parse_head, parse_leases
+from tahoe_s3.store.index import Index, ShareRow
+from tahoe_s3.store.keys import ShareId, share_key, si_text
+from tahoe_s3.store.mutable import MutableSlots
+from tahoe_s3.store.overlay import Overlays
+from tahoe_s3.store.slots import Slots
+from tahoe_s3.store.windows import ReadCache
+
+#: Seconds after which an object that should be there and is not is asked for again. All must say 404 before the
+#: share is dropped, since listings and reads of some services lag behind.
+VANISH_CHECKS_S = (30.0, 120.0, 300.0)
+#: Bytes of share data kept in memory for reads, and of whole mutable shares on local disk.
+READ_BUDGET_BYTES = 64 * 1024 * 1024
+CACHE_BUDGET_BYTES = 256 * 1024 * 1024
+#: Most bytes of one container's leases that are looked at.
+MAX_LEASE_BYTES = 1024 * 1024
+#: Folder names that opening.py and this file agree on, below the node's storage folder.
+INCOMING = "incoming"
+CACHE = "cache"
+INDEX = "index.sqlite"
+
+
+class Store:
+    """The shares of one bucket and prefix. Made by store.opening, closed by the storage server.
+
+    `problem` is None while the bucket can be used; else one sentence why nothing can be answered yet.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self, *, reactor: Any, client: S3Client, index: Index, local_dir: Path, part_size_bytes: int
+    ) -> None:
+        self.reactor = reactor
+        self.client = client
+        self.index = index
+        self.part_size_bytes = part_size_bytes
+        self.problem: Optional[str] = None
+        #: Keys in the bucket that are not of our layout; left alone.
+        self.foreign_keys = 0
+        self.incoming_dir = local_dir / INCOMING
+        self.cache_dir = local_dir / CACHE
+        shutil.rmtree(self.incoming_dir, ignore_errors=True)
+        self.incoming_dir.mkdir(parents=True, exist_ok=True)
+        self.cache_dir.mkdir(parents=True, exist_ok=True)
+        self.slots = Slots(client, index)
+        self.overlay = Overlays(client, index, self.slots)
+        self.reads = ReadCache(
+            client, index, self.slots, reactor=reactor, on_vanished=self.vanished, budget_bytes=READ_BUDGET_BYTES
+        )
+        self.cache = MutableCache(self.cache_dir, budget_bytes=CACHE_BUDGET_BYTES)
+        if not index.was_kept:
+            self.cache.clear()
+        self.mutable = MutableSlots(self)
+        self._background: set[Deferred[Any]] = set()
+        self._vanishing: set[ShareId] = set()
+        self._timers: set[IDelayedCall] = set()
+        self._closed = False
+
+    def require_ready(self) -> None:
+        """Raise Unavailable while the bucket has not been seen since the start: an error is not an absence."""
+        if self.problem is not None:
+            raise Unavailable(self.problem, kind="local")
+
+    @property
+    def is_closed(self) -> bool:
+        return self._closed
+
+    def later(self, delay_s: float, what: Callable[[], None]) -> None:
+        """Call `what` after a while, unless the store is closed by then."""
+        timer: list[IDelayedCall] = []
+
+        def run() -> None:
+            self._timers.discard(timer[0])
+            what()
+
+        if not self._closed:
+            timer.append(self.reactor.callLater(delay_s, run))
+            self._timers.add(timer[0])
+
+    # the spool
+
+    def spool_path(self, storage_index: bytes, shnum: int) -> Path:
+        text = si_text(storage_index)
+        return self.incoming_dir / text[:2] / text / str(shnum)
+
+    def tidy_spool(self, path: Path) -> None:
+        """Remove the folders above a spool file that is gone, while they are empty."""
+        for folder in (path.parent, path.parent.parent):
+            if any(folder.iterdir()):
+                return
+            folder.rmdir()
+
+    # changes
+
+    def share_changed(self, storage_index: bytes, shnum: int) -> None:
+        """After a write or delete of a share: nothing that was read of it before is used again."""
+        self.slots.changed(storage_index, shnum)
+        self.reads.forget(ShareId(storage_index, shnum))
+
+    def in_background(self, work: Deferred[Any]) -> None:
+        """Work that nobody waits for but close(). Its failure is logged."""
+        self._background.add(work)
+
+        def ended(result: Any) -> None:
+            self._background.discard(work)
+
+        work.addErrback(lambda failure: self.log.failure("work in the background failed", failure=failure))
+        work.addBoth(ended)
+
+    # what a container says
+
+    @inlineCallbacks
+    def learn_leases(self, storage_index: bytes, shnum: int) -> Generator[Deferred[Any], Any, None]:
+        """Read the leases in a share's container into the index: its first bytes and its last ones."""
+        share, name = ShareId(storage_index, shnum), share_key(storage_index, shnum)
+        row = self.index.share(*share)
+        if row is None or row.leases is not None:
+            return
+        generation = self.slots.generation(*share)
+        front = yield self.reads.read(share, 0, min(row.size, MUTABLE_DATA_OFFSET))
+        head = parse_head(name, front[:HEAD_BYTES], object_size=row.size)
+        tail = yield self.reads.read(share, head.leases_offset, min(row.size - head.leases_offset, MAX_LEASE_BYTES))
+
+        def read(offset: int, length: int) -> bytes:
+            start = offset - head.leases_offset
+            part: bytes = tail[start : start + length] if start >= 0 else front[offset : offset + length]
+            return part
+
+        leases = parse_leases(name, head, read)
+        row = self.index.share(*share)
+        if row is not None and self.slots.generation(*share) == generation:
+            known = replace(row, kind=head.kind, data_length=head.data_length, leases=leases)
+            self.index.put_share(storage_index, known)
+
+    # shares that the index knows and the bucket seems to have lost
+
+    def vanished(self, storage_index: bytes, shnum: int) -> None:
+        """A share that should be there was not. It stays listed until repeated HEADs, minutes apart, said 404."""
+        share = ShareId(storage_index, shnum)
+        if share not in self._vanishing:
+            self._vanishing.add(share)
+            self._schedule_check(share, 0)
+
+    def _schedule_check(self, share: ShareId, number: int) -> None:
+        self.later(VANISH_CHECKS_S[number], lambda: self._check(share, number))
+
+    def _check(self, share: ShareId, number: int) -> None:
+        checked = self.slots.run(share.storage_index, lambda: self._check_locked(share, number))
+        checked.addCallback(self._checked, share, number)
+        self.in_background(checked)
+
+    def _checked(self, again_as: Optional[int], share: ShareId, number: int) -> None:
+        if again_as is None:
+            self._vanishing.discard(share)
+        else:
+            self._schedule_check(share, again_as)
+
+    @inlineCallbacks
+    def _check_locked(self, share: ShareId, number: int) -> Generator[Deferred[Any], Any, Optional[int]]:
+        """One look; fires with the number of the next check, or None when it is settled."""
+        row = self.index.share(*share)
+        if row is None:
+            return None
+        key = share_key(*share)
+        try:
+            info: ObjectInfo = yield self.client.head(key, priority=2)
+        except NotFound:
+            if number + 1 < len(VANISH_CHECKS_S):
+                return number + 1
+            self.log.critical(
+                "the share {key} has vanished from the bucket: {count} requests said so, over minutes",
+                key=key, count=len(VANISH_CHECKS_S),
+            )  # fmt: skip
+            self.index.drop_share(*share)
+            self.share_changed(*share)
+            return None
+        except S3Error as error:
+            self.log.warn("cannot tell whether {key} is still there: {error}", key=key, error=str(error))
+            return number
+        if (info.size, info.etag) != (row.size, row.etag):
+            fresh = ShareRow(share.shnum, info.size, info.etag, True, info.modified_s)
+            self.index.put_share(share.storage_index, fresh)
+            self.share_changed(*share)
+        return None
+
+    # the end
+
+    @inlineCallbacks
+    def close(self) -> Generator[Deferred[Any], Any, None]:
+        """Wait for what has begun, then stop the engine and mark the index clean."""
+        self._closed = True
+        for timer in self._timers:
+            timer.cancel()
+        self._timers.clear()
+        yield self.slots.when_idle()
+        yield DeferredList(list(self._background))
+        self.reads.close()
+        self.cache.close()
+        yield self.client.close()
+        if self.problem is None:
+            self.index.close()
+        else:
+            self.index.abandon()

@@ -1,0 +1,378 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One immutable share being uploaded: Tahoe's own BucketWriter on a spool file, whose bytes go to the bucket.
+
+The spool file is the share object, byte for byte: header, data (a hole reads as zeros), and the one lease of its
+allocation. Conflicting writes, sizes and the 30-minute timeout are BucketWriter's. An object that fits one part
+leaves as one PUT at close; of a larger one every part leaves as soon as it is written, since written bytes never
+change, and a write waits while too many have not arrived, so that a slow bucket is felt early and not at close.
+
+Nothing is visible before the PUT or the Complete was answered. Closing is a state with one shared outcome: a second
+close, an abort, a disconnect and a stop wait for it.
+
+Owner: the storage server (one for each allocated share, until closed). Thread: the reactor's.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Generator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Optional, Protocol
+
+from allmydata.interfaces import ConflictingWriteError
+from allmydata.storage.immutable import BucketWriter, ShareFile
+from allmydata.util.assertutil import precondition
+from twisted.internet.defer import Deferred, fail, inlineCallbacks, succeed
+from twisted.logger import Logger
+
+from tahoe_s3.client import FileRegion, LocalError, NotFound, ObjectInfo, S3Error
+from tahoe_s3.store.index import IMMUTABLE, ShareRow
+from tahoe_s3.store.keys import share_key
+from tahoe_s3.store.leases import Lease
+from tahoe_s3.store.objects import abort_quietly, part_size_for
+
+if TYPE_CHECKING:
+    from tahoe_s3.store.store import Store
+
+HEADER_BYTES = 12
+#: Parts of one share under way at once, and ready ones (with these) above which a write waits.
+PARTS_AT_ONCE = 3
+MAX_PARTS_BEHIND = 4
+
+
+class WriterOwner(Protocol):
+    """What BucketWriter wants of the storage server."""
+
+    def add_latency(self, category: str, latency: float) -> None: ...
+    def count(self, name: str, delta: int = 1) -> None: ...
+    def bucket_writer_closed(self, bw: BucketWriter, consumed_size: int) -> None: ...
+
+
+def object_size(data_length: int) -> int:
+    """Bytes of a share object that holds `data_length` bytes and the lease of its allocation."""
+    return HEADER_BYTES + data_length + int(ShareFile.LEASE_SIZE)
+
+
+class Parts:
+    """The multipart upload of one spool file: which parts are ready, under way, and arrived."""
+
+    def __init__(self, store: Store, key: str, *, fd: int, size: int, part_size: int) -> None:
+        self._store = store
+        self._key = key
+        self._fd = fd
+        self._size = size
+        self.part_size = part_size
+        self.count = -(-size // part_size)
+        self.etags: dict[int, str] = {}
+        self.upload_id: Optional[str] = None
+        self.failure: Optional[S3Error] = None
+        self._queued: set[int] = set()
+        self._ready: deque[int] = deque()
+        self._under_way: dict[int, Deferred[Any]] = {}
+        self._creating: Optional[Deferred[None]] = None
+        self._waiters: list[tuple[int, Deferred[None]]] = []
+        self._stopped = False
+
+    def region(self, number: int) -> tuple[int, int]:
+        """First byte and length in the object of part `number`, counted from 1."""
+        start = (number - 1) * self.part_size
+        return start, min(self.part_size, self._size - start)
+
+    def is_queued(self, number: int) -> bool:
+        return number in self._queued
+
+    def add(self, number: int) -> None:
+        """All bytes of this part are in the spool."""
+        if number not in self._queued:
+            self._queued.add(number)
+            self._ready.append(number)
+            self._send()
+
+    @property
+    def behind(self) -> int:
+        """Parts that are ready and have not arrived."""
+        return len(self._ready) + len(self._under_way)
+
+    def when_behind_at_most(self, most: int) -> Deferred[None]:
+        """Fires when no more than `most` ready parts have not arrived; fails when the upload did."""
+        waiter: Deferred[None] = Deferred(lambda _: None)
+        self._waiters.append((most, waiter))
+        self._wake()
+        return waiter
+
+    def _wake(self) -> None:
+        waiting, self._waiters = self._waiters, []
+        for most, waiter in waiting:
+            if waiter.called:
+                continue
+            if self.failure is not None:
+                waiter.errback(self.failure)
+            elif self.behind <= most:
+                waiter.callback(None)
+            else:
+                self._waiters.append((most, waiter))
+
+    def _send(self) -> None:
+        if self._stopped or self.failure is not None:
+            return
+        if self.upload_id is None:
+            if self._creating is None:
+                self._creating = self._store.client.create_multipart(self._key).addCallbacks(self._created, self._failed)
+            return
+        while self._ready and len(self._under_way) < PARTS_AT_ONCE:
+            number = self._ready.popleft()
+            region = FileRegion(self._fd, *self.region(number))
+            sent = self._store.client.upload_part(self._key, self.upload_id, number, region)
+            self._under_way[number] = sent
+            sent.addCallbacks(self._arrived, self._failed, callbackArgs=(number,))
+            sent.addBoth(self._ended, number)
+
+    def _created(self, upload_id: str) -> None:
+        self.upload_id = upload_id
+        self._send()
+
+    def _arrived(self, etag: str, number: int) -> None:
+        self.etags[number] = etag
+
+    def _failed(self, failure: Any) -> None:
+        error = failure.value
+        if not isinstance(error, S3Error):
+            error = LocalError(f"{type(error).__name__}: {error}", operation="UploadPart", key=self._key, kind="local")
+        # What became of a part says nothing of the object, which only Complete makes.
+        error.outcome = "not_applied"
+        if self.failure is None:
+            self.failure = error
+        self._wake()
+
+    def _ended(self, _: object, number: int) -> None:
+        self._under_way.pop(number, None)
+        self._send()
+        self._wake()
+
+    def stop(self) -> Deferred[None]:
+        """Send no more, cancel what is under way, remove the upload from the bucket. Never fails."""
+        self._stopped = True
+        for sent in list(self._under_way.values()):
+            sent.cancel()
+        if self._creating is None:
+            return succeed(None)
+        if self.upload_id is None:
+            # Its answer is still to come, and with it the id to remove.
+            return self._creating.addCallback(lambda _: self._remove())
+        return self._remove()
+
+    def _remove(self) -> Deferred[None]:
+        if self.upload_id is None:
+            return succeed(None)
+        return abort_quietly(self._store.client, self._key, self.upload_id)
+
+
+class ShareWriter(BucketWriter):  # type: ignore[misc]  # allmydata has no types
+    """See the module. `write`, `close`, `abort` and `disconnected` return Deferreds."""
+
+    log = Logger()
+
+    def __init__(
+        self,
+        store: Store,
+        ss: WriterOwner,
+        *,
+        storage_index: bytes,
+        shnum: int,
+        max_size: int,
+        lease_info: Any,
+        clock: Any,
+    ) -> None:
+        """Makes the spool file; OSError where the disk cannot take it."""
+        self.storage_index = storage_index
+        self.shnum = shnum
+        self.key = share_key(storage_index, shnum)
+        self.closing = False
+        self._store = store
+        self._lease = Lease.from_tahoe(lease_info)
+        self._outcome: list[Deferred[None]] = []
+        path = store.spool_path(storage_index, shnum)
+        super().__init__(ss, str(path), self.key, max_size, lease_info, clock)
+        self._path = Path(path)
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._size = object_size(max_size)
+        part_size = part_size_for(self._size, store.part_size_bytes)
+        self._parts: Optional[Parts] = None
+        if self._size > part_size:
+            self._parts = Parts(store, self.key, fd=self._fd, size=self._size, part_size=part_size)
+
+    def __repr__(self) -> str:
+        return f"<ShareWriter {self.key}>"
+
+    # writing
+
+    def write(self, offset: int, data: bytes) -> Deferred[bool]:
+        """Write locally, now; fires with whether all bytes have been written, when the next write is welcome."""
+        try:
+            if self.closing:
+                self._check_same(offset, data)
+                return succeed(True)
+            if self._parts is not None and self._parts.failure is not None:
+                return self._discard_failed(self._parts.failure)
+            finished = super().write(offset, data)
+        except Exception:
+            return fail()
+        if self._parts is None:
+            return succeed(finished)
+        self._queue_parts(offset, offset + len(data))
+        room = self._parts.when_behind_at_most(MAX_PARTS_BEHIND)
+        return room.addCallbacks(lambda _: finished, lambda failure: self._discard_failed(failure.value))
+
+    def _check_same(self, offset: int, data: bytes) -> None:
+        """A write that arrives twice: the second may come after everything was written and the close began."""
+        precondition(not self.closed)
+        if self._sharefile.read_share_data(offset, len(data)) != data:
+            raise ConflictingWriteError(f"Chunk {offset}-{offset + len(data)} doesn't match already written data.")
+
+    def _queue_parts(self, start: int, stop: int) -> None:
+        """Hand over the parts that this write (of data bytes start to stop) has completed."""
+        parts = self._parts
+        assert parts is not None
+        first = (HEADER_BYTES + start) // parts.part_size + 1
+        last = (HEADER_BYTES + max(start, stop - 1)) // parts.part_size + 1
+        for number in range(first, min(last, parts.count) + 1):
+            if not parts.is_queued(number) and self._is_written(*parts.region(number)):
+                parts.add(number)
+
+    def _is_written(self, object_start: int, length: int) -> bool:
+        start = max(0, object_start - HEADER_BYTES)
+        stop = min(self._max_size, object_start + length - HEADER_BYTES)
+        if stop <= start:
+            return True
+        return sum(chunk.stop - chunk.start for chunk in self._already_written.ranges(start, stop)) == stop - start
+
+    # the end, well or not
+
+    def close(self) -> Deferred[None]:
+        """Store the share; fires when the bucket has it. Called again, it gives the same outcome."""
+        if not self.closing:
+            if self.closed:
+                return fail(AssertionError(f"{self!r} has ended"))
+            self.closing = True
+            if self._timeout.active():
+                self._timeout.cancel()
+            start = self._clock.seconds()
+            outcome = self._when_parts_arrived()
+            outcome.addCallback(lambda _: self._store.slots.run(self.storage_index, self._store_object))
+            outcome.addCallbacks(self._stored, self._not_stored, callbackArgs=(start,))
+        return self._share_outcome()
+
+    def _share_outcome(self) -> Deferred[None]:
+        waiter: Deferred[None] = Deferred(lambda _: None)
+        if self.closed:
+            waiter.callback(self._result)
+        else:
+            self._outcome.append(waiter)
+        return waiter
+
+    def _fire(self, result: object) -> None:
+        self._result = result
+        waiters, self._outcome = self._outcome, []
+        for waiter in waiters:
+            if not waiter.called:
+                waiter.callback(result)  # type: ignore[arg-type]  # a Failure errbacks
+
+    def _when_parts_arrived(self) -> Deferred[None]:
+        if self._parts is None:
+            return succeed(None)
+        for number in range(1, self._parts.count + 1):
+            self._parts.add(number)
+        return self._parts.when_behind_at_most(0)
+
+    @inlineCallbacks
+    def _store_object(self) -> Generator[Deferred[Any], Any, ObjectInfo]:
+        """Under the lock: make the object, or know that it was not made, or mark it unsure."""
+        try:
+            info: ObjectInfo = yield self._put_or_complete()
+        except S3Error as error:
+            if error.outcome == "not_applied":
+                raise
+            info = yield self._look_after(error)
+        row = ShareRow(self.shnum, self._size, info.etag, True, info.modified_s, IMMUTABLE, self._max_size, (self._lease,))
+        self._store.index.put_share(self.storage_index, row)
+        self._store.share_changed(self.storage_index, self.shnum)
+        return info
+
+    def _put_or_complete(self) -> Deferred[ObjectInfo]:
+        client = self._store.client
+        if self._parts is None:
+            return client.put(self.key, FileRegion(self._fd, 0, self._size))
+        assert self._parts.upload_id is not None
+        etags = sorted(self._parts.etags.items())
+        return client.complete_multipart(self.key, self._parts.upload_id, etags, expect_size=self._size)
+
+    @inlineCallbacks
+    def _look_after(self, error: S3Error) -> Generator[Deferred[Any], Any, ObjectInfo]:
+        """No answer to the write: the object itself tells. Raises `error` where it is not there, or unknown."""
+        try:
+            info: ObjectInfo = yield self._store.client.head(self.key, priority=0)
+        except NotFound:
+            raise error from None
+        except S3Error:
+            self._store.slots.mark_unsure(self.storage_index, self.shnum)
+            raise error from None
+        if info.size != self._size:
+            self._store.slots.mark_unsure(self.storage_index, self.shnum)
+            raise error
+        return info
+
+    def _stored(self, _: ObjectInfo, start: float) -> None:
+        self._release()
+        self.ss.bucket_writer_closed(self, self._size)
+        self.ss.add_latency("close", self._clock.seconds() - start)
+        self.ss.count("close")
+        self._fire(None)
+
+    def _not_stored(self, failure: Any) -> None:
+        self.log.error("could not store {key}: {error}", key=self.key, error=failure.getErrorMessage())
+        self._discard()
+        self._fire(failure)
+
+    def _discard_failed(self, error: S3Error) -> Deferred[Any]:
+        """A part could not be stored, so the share cannot be: free its space now, and tell."""
+        if not self.closed and not self.closing:
+            self._discard()
+            self._result = None
+        return fail(error)
+
+    def _discard(self) -> None:
+        if self._parts is not None:
+            self._store.in_background(self._parts.stop())
+        self._release()
+        self.ss.bucket_writer_closed(self, 0)
+
+    def _release(self) -> None:
+        """Give back the spool file and the timer; from here on it is closed."""
+        self.closed = True
+        self._sharefile = None
+        if self._timeout.active():
+            self._timeout.cancel()
+        os.close(self._fd)
+        self._path.unlink(missing_ok=True)
+        self._store.tidy_spool(self._path)
+
+    def abort(self) -> Deferred[None]:
+        """Forget the upload. While closing it waits for the outcome instead, which it cannot change."""
+        self.ss.count("abort")
+        if self.closing:
+            return self._share_outcome().addErrback(lambda failure: self._reported(failure))
+        if not self.closed:
+            self._result = None
+            self._discard()
+        return succeed(None)
+
+    def _reported(self, failure: Any) -> None:
+        """The one who called close was told; for the others it has ended, which is what they wanted."""
+        failure.trap(Exception)
+
+    def disconnected(self) -> Deferred[None]:
+        """The client's connection has ended."""
+        if self.closed:
+            return succeed(None)
+        return self.abort()
