@@ -1,0 +1,159 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The type Window: a reference to memory of the engine's. It keeps no Python object alive, so it needs no part in
+ * garbage collection. Its memory stays charged to the budget until it is closed and no request fills it any more. */
+#include "ts3_py.h"
+
+struct ts3_py_window {
+    PyObject_HEAD
+    struct ts3_window *window; /* one reference; NULL once closed */
+    size_t size_bytes;
+};
+
+static const char CLOSED[] = "the window was closed";
+
+PyObject *ts3_py_window_make(struct ts3_py_state *state, struct ts3_window *window)
+{
+    struct ts3_py_window *self = PyObject_New(struct ts3_py_window, state->window_type);
+    if (!self) {
+        ts3_window_unref(window);
+        return NULL;
+    }
+    self->window = window;
+    self->size_bytes = ts3_window_size(window);
+    return (PyObject *)self;
+}
+
+struct ts3_window *ts3_py_window_get(struct ts3_py_state *state, PyObject *object)
+{
+    if (!Py_IS_TYPE(object, state->window_type)) {
+        PyErr_Format(PyExc_TypeError, "into must be a Window, not %.100s", Py_TYPE(object)->tp_name);
+        return NULL;
+    }
+    struct ts3_window *window = ((struct ts3_py_window *)object)->window;
+    if (!window) {
+        PyErr_SetString(PyExc_ValueError, CLOSED);
+    }
+    return window;
+}
+
+static void window_dealloc(PyObject *object)
+{
+    struct ts3_py_window *self = (struct ts3_py_window *)object;
+    PyTypeObject *type = Py_TYPE(self);
+    ts3_window_unref(self->window);
+    PyObject_Free(self);
+    Py_DECREF(type);
+}
+
+static PyObject *window_close(PyObject *object, PyObject *Py_UNUSED(none))
+{
+    struct ts3_py_window *self = (struct ts3_py_window *)object;
+    struct ts3_window *window = self->window;
+    self->window = NULL;
+    ts3_window_unref(window);
+    Py_RETURN_NONE;
+}
+
+static PyObject *window_read(PyObject *object, PyObject *const *args, Py_ssize_t nargs)
+{
+    struct ts3_py_window *self = (struct ts3_py_window *)object;
+    uint64_t offset = 0;
+    uint64_t length = 0;
+    if (nargs != 2) {
+        PyErr_SetString(PyExc_TypeError, "read() takes an offset and a length");
+        return NULL;
+    }
+    if (ts3_py_args_number(args[0], "offset", PY_SSIZE_T_MAX, &offset) < 0 ||
+        ts3_py_args_number(args[1], "length", PY_SSIZE_T_MAX, &length) < 0) {
+        return NULL;
+    }
+    if (!self->window) {
+        PyErr_SetString(PyExc_ValueError, CLOSED);
+        return NULL;
+    }
+    size_t ready = ts3_window_ready(self->window);
+    if (offset > ready || length > ready - offset) {
+        PyErr_Format(PyExc_ValueError, "bytes %llu to %llu are not all ready: the first %zu are",
+                     (unsigned long long)offset, (unsigned long long)(offset + length), ready);
+        return NULL;
+    }
+    return PyBytes_FromStringAndSize((const char *)ts3_window_data(self->window) + offset, (Py_ssize_t)length);
+}
+
+static PyObject *window_arm(PyObject *object, PyObject *upto)
+{
+    struct ts3_py_window *self = (struct ts3_py_window *)object;
+    uint64_t upto_bytes = 0;
+    bool ready = false;
+    if (ts3_py_args_number(upto, "upto", self->size_bytes, &upto_bytes) < 0) {
+        return NULL;
+    }
+    if (!self->window) {
+        PyErr_SetString(PyExc_ValueError, CLOSED);
+        return NULL;
+    }
+    enum ts3_err err = ts3_window_arm(self->window, (size_t)upto_bytes, &ready);
+    if (err != TS3_OK) {
+        return ts3_py_module_raise(PyType_GetModuleState(Py_TYPE(self)), err, "arm");
+    }
+    return PyBool_FromLong(ready);
+}
+
+static PyObject *window_get_size(PyObject *object, void *Py_UNUSED(closure))
+{
+    return PyLong_FromSize_t(((struct ts3_py_window *)object)->size_bytes);
+}
+
+static PyObject *window_get_ready(PyObject *object, void *Py_UNUSED(closure))
+{
+    struct ts3_py_window *self = (struct ts3_py_window *)object;
+    return PyLong_FromSize_t(self->window ? ts3_window_ready(self->window) : 0);
+}
+
+static PyObject *window_repr(PyObject *object)
+{
+    struct ts3_py_window *self = (struct ts3_py_window *)object;
+    if (!self->window) {
+        return PyUnicode_FromFormat("<Window of %zu bytes, closed>", self->size_bytes);
+    }
+    return PyUnicode_FromFormat("<Window of %zu bytes, %zu ready>", self->size_bytes, ts3_window_ready(self->window));
+}
+
+/* The call through void (*)(void) is the one that compilers accept for a function of another signature. */
+#define AS_METHOD(function) ((PyCFunction)(void (*)(void))(function))
+
+static PyMethodDef window_methods[] = {
+    {"arm", window_arm, METH_O, "arm(upto)\n--\n\nTrue: so many bytes are ready; else an event tells when."},
+    {"read", AS_METHOD(window_read), METH_FASTCALL,
+     "read(offset, length)\n--\n\nA copy of ready bytes; ValueError beyond them."},
+    {"close", window_close, METH_NOARGS, "close()\n--\n\nGive the memory back; idempotent."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef window_getset[] = {
+    {"size", window_get_size, NULL, "Bytes in all.", NULL},
+    {"ready", window_get_ready, NULL, "Bytes valid from 0 on; only grows; 0 once closed.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyType_Slot window_slots[] = {
+    {Py_tp_doc, "Memory for a range of an object, made by Engine.window()."},
+    {Py_tp_dealloc, window_dealloc},
+    {Py_tp_repr, window_repr},
+    {Py_tp_methods, window_methods},
+    {Py_tp_getset, window_getset},
+    {0, NULL},
+};
+
+#if PY_VERSION_HEX >= 0x030A0000
+#define WINDOW_FLAGS (Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_IMMUTABLETYPE)
+#else
+#define WINDOW_FLAGS Py_TPFLAGS_DEFAULT /* the module takes tp_new away */
+#endif
+
+PyType_Spec ts3_py_window_spec = {
+    .name = "tahoe_s3._native.Window",
+    .basicsize = sizeof(struct ts3_py_window),
+    .flags = WINDOW_FLAGS,
+    .slots = window_slots,
+};
