@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """How the tests are run: pytest with pytest-twisted, so that Twisted's reactor runs under all of them.
 
-A test that needs the reactor is `async def` with pytest_twisted's `@ensureDeferred`; blocking helpers (grids of
-processes, botocore) are called in it through `await deferToThread(...)`. Since the reactor is running already,
-trial's TestCases that return Deferreds cannot be used here; SynchronousTestCase can. Services (moto, SeaweedFS)
-are processes of their own, started once a session when a test first asks for them.
+A test that needs the reactor is `async def` with pytest_twisted's `@ensureDeferred`; blocking helpers (grids
+of processes, botocore) are called in it through `await deferToThread(...)`. Since the reactor is running
+already, trial's TestCases that return Deferreds cannot be used here; SynchronousTestCase can. Services (moto,
+SeaweedFS) are processes of their own, started once a session when a test first asks for them.
 """
 
 from __future__ import annotations
