@@ -11,10 +11,9 @@ bucket did not do it; a request that failed never looks like a share that is not
 
 from __future__ import annotations
 
-import os
 from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Any, Callable
 
 from allmydata.interfaces import NoSpace
 from allmydata.storage.lease import LeaseInfo
@@ -52,7 +51,7 @@ def open_storage(
     )
 
 
-class S3StorageServer(StorageServer):  # type: ignore[misc]  # allmydata has no types
+class S3StorageServer(StorageServer):
     """See the module. `backend` is the Store that open_storage made; the server closes it when it stops."""
 
     def __init__(
@@ -65,8 +64,8 @@ class S3StorageServer(StorageServer):  # type: ignore[misc]  # allmydata has no 
         stats_provider: Any = None,
         expiration_enabled: bool = False,
         expiration_mode: str = "age",
-        expiration_override_lease_duration: Optional[int] = None,
-        expiration_cutoff_date: Optional[int] = None,
+        expiration_override_lease_duration: int | None = None,
+        expiration_cutoff_date: int | None = None,
         expiration_sharetypes: Iterable[str] = ("mutable", "immutable"),
         clock: Any = default_reactor,
         *,
@@ -79,7 +78,7 @@ class S3StorageServer(StorageServer):  # type: ignore[misc]  # allmydata has no 
         # Stock code that is reused asks the disk below this folder for its free space: the spool's.
         self.sharedir = str(backend.incoming_dir)
         self.incomingdir = self.sharedir
-        self.corruption_advisory_dir = os.path.join(storedir, "corruption-advisories")
+        self.corruption_advisory_dir = str(Path(storedir) / "corruption-advisories")
         fileutil.make_dirs(self.corruption_advisory_dir)
         self.reserved_space = int(reserved_space)
         self.no_storage = False
@@ -87,10 +86,9 @@ class S3StorageServer(StorageServer):  # type: ignore[misc]  # allmydata has no 
         self.stats_provider = stats_provider
         if self.stats_provider:
             self.stats_provider.register_producer(self)
-        categories = "allocate write close read get writev readv add-lease renew cancel".split()
-        self.latencies = {category: [] for category in categories}
+        categories = ["allocate", "write", "close", "read", "get", "writev", "readv", "add-lease", "renew", "cancel"]
+        self.latencies: dict[str, list[float]] = {category: [] for category in categories}
         self.bucket_counter = SlotCounter(backend.index)
-        self.bucket_counter.setServiceParent(self)
         self.lease_checker = LeaseChecker(
             enabled=expiration_enabled,
             mode=expiration_mode,
@@ -98,7 +96,6 @@ class S3StorageServer(StorageServer):  # type: ignore[misc]  # allmydata has no 
             cutoff_date=expiration_cutoff_date,
             sharetypes=expiration_sharetypes,
         )
-        self.lease_checker.setServiceParent(self)
         self._clock = clock
         #: Spool path -> writer, as in stock.
         self._bucket_writers: dict[str, ShareWriter] = {}
@@ -162,7 +159,8 @@ class S3StorageServer(StorageServer):  # type: ignore[misc]  # allmydata has no 
     def get_shares(self, storage_index: bytes) -> Iterator[tuple[int, str]]:
         """(share number, key) of what the index knows."""
         self.store.require_ready()
-        return iter([(row.shnum, share_key(storage_index, row.shnum)) for row in self.store.index.shares(storage_index)])
+        rows = self.store.index.shares(storage_index)
+        return iter([(row.shnum, share_key(storage_index, row.shnum)) for row in rows])
 
     def get_leases(self, storage_index: bytes) -> Iterator[Any]:
         """The leases of the first share, as far as the index knows them (see stock; not for clients)."""
@@ -275,6 +273,7 @@ class S3StorageServer(StorageServer):  # type: ignore[misc]  # allmydata has no 
                     clock=self._clock,
                 )
             except OSError as error:
+                self.store.drop_spool(storage_index, shnum)
                 _log.error("no room to spool {key}: {error}", key=share_key(storage_index, shnum), error=str(error))
                 break
             writers[shnum] = self._bucket_writers[path] = writer
@@ -333,7 +332,8 @@ class S3StorageServer(StorageServer):  # type: ignore[misc]  # allmydata has no 
         self, storage_index: bytes, shares: set[int], readv: list[tuple[int, int]]
     ) -> Deferred[dict[int, list[bytes]]]:
         self.store.require_ready()
-        return self.store.mutable.readv(storage_index, shares, readv)
+        answer: Deferred[dict[int, list[bytes]]] = self.store.mutable.readv(storage_index, shares, readv)
+        return answer
 
     def slot_testv_and_readv_and_writev(
         self,
@@ -362,10 +362,13 @@ class S3StorageServer(StorageServer):  # type: ignore[misc]  # allmydata has no 
         for shnum in touched:
             if not fits_key(shnum):
                 raise NoSpace(f"share number {shnum} of {si_text(storage_index)} is too large")
-        return self.store.mutable.read_test_write(storage_index, touched=touched, execute=execute)
+        answer: Deferred[tuple[bool, dict[int, list[bytes]]]] = self.store.mutable.read_test_write(
+            storage_index, touched=touched, execute=execute
+        )
+        return answer
 
 
-class _ScratchServer(StorageServer):  # type: ignore[misc]  # allmydata has no types
+class _ScratchServer(StorageServer):
     """Stock read-test-write on a scratch folder that is shaped like a storage directory.
 
     It has only what slot_testv_and_readv_and_writev uses: the clock, node id and log are the real server's, and

@@ -9,9 +9,8 @@ allmydata/web/storage.py reads them.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Optional
+from typing import Any
 
-from twisted.application import service
 from twisted.logger import Logger
 
 from tahoe_s3.store.index import Index
@@ -26,11 +25,10 @@ _NO_CYCLE = {
 }
 
 
-class SlotCounter(service.MultiService):
+class SlotCounter:
     """Takes the place of the bucket-counting crawler."""
 
     def __init__(self, index: Index) -> None:
-        super().__init__()
         self._index = index
 
     def get_state(self) -> dict[str, Any]:
@@ -40,7 +38,7 @@ class SlotCounter(service.MultiService):
         return dict(_NO_CYCLE)
 
 
-class LeaseChecker(service.MultiService):
+class LeaseChecker:
     """Takes the place of the lease-checking crawler: what tahoe.cfg's expire.* asks for, and that nothing was done."""
 
     def __init__(
@@ -48,11 +46,10 @@ class LeaseChecker(service.MultiService):
         *,
         enabled: bool,
         mode: str,
-        override_lease_duration: Optional[int],
-        cutoff_date: Optional[int],
+        override_lease_duration: int | None,
+        cutoff_date: int | None,
         sharetypes: Iterable[str],
     ) -> None:
-        super().__init__()
         if mode not in ("age", "cutoff-date"):
             raise ValueError(f"GC mode '{mode}' must be 'age' or 'cutoff-date'")
         #: False, whatever was asked for: the status page must not claim that expired leases are removed.

@@ -16,7 +16,6 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional
 
 from tahoe_s3.store.keys import ShareId
 from tahoe_s3.store.leases import Lease, merge, pack, unpack
@@ -54,9 +53,9 @@ class ShareRow:
     etag: str
     etag_is_sure: bool
     modified_s: int
-    kind: Optional[str] = None
-    data_length: Optional[int] = None
-    leases: Optional[tuple[Lease, ...]] = None
+    kind: str | None = None
+    data_length: int | None = None
+    leases: tuple[Lease, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ class OverlayRow:
 
     etag: str
     modified_s: int
-    leases: Optional[tuple[Lease, ...]]
+    leases: tuple[Lease, ...] | None
 
 
 class Index:
@@ -139,7 +138,7 @@ class Index:
         """Close it without the clean mark, as a crash would: the next start rebuilds it."""
         self._close_files()
 
-    def _meta(self, name: str) -> Optional[str]:
+    def _meta(self, name: str) -> str | None:
         row = self._db.execute("SELECT value FROM meta WHERE name=?", (name,)).fetchone()
         return None if row is None else str(row[0])
 
@@ -155,14 +154,14 @@ class Index:
         )
         return [self._share_row(row) for row in rows]
 
-    def share(self, storage_index: bytes, shnum: int) -> Optional[ShareRow]:
+    def share(self, storage_index: bytes, shnum: int) -> ShareRow | None:
         row = self._db.execute(
             f"SELECT {_SHARE_COLUMNS} FROM shares WHERE si=? AND shnum=?", (storage_index, shnum)
         ).fetchone()
         return None if row is None else self._share_row(row)
 
     @staticmethod
-    def _share_row(row: tuple[int, int, str, int, int, int, Optional[int], Optional[bytes]]) -> ShareRow:
+    def _share_row(row: tuple[int, int, str, int, int, int, int | None, bytes | None]) -> ShareRow:
         shnum, size, etag, sure, modified_s, kind, data_length, leases = row
         known = None if leases is None else tuple(unpack(leases))
         return ShareRow(shnum, size, etag, bool(sure), modified_s, _KINDS[kind], data_length, known)
@@ -197,7 +196,7 @@ class Index:
 
     # leases
 
-    def overlay(self, storage_index: bytes) -> Optional[OverlayRow]:
+    def overlay(self, storage_index: bytes) -> OverlayRow | None:
         row = self._db.execute(
             "SELECT etag, modified_s, leases FROM overlays WHERE si=?", (storage_index,)
         ).fetchone()

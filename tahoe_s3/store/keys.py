@@ -9,19 +9,20 @@ foreign: left alone and counted.
 from __future__ import annotations
 
 import re
-from typing import NamedTuple, Union
-
-from allmydata.storage.common import si_a2b, si_b2a
+from base64 import b32decode, b32encode
+from typing import NamedTuple
 
 OWNER_KEY = "owner.json"
 SHARES = "shares/"
 LEASES = "leases/"
 
-#: Share numbers have at most this many digits, so that they fit SQLite's 64-bit integers.
-MAX_SHNUM_DIGITS = 18
+#: Share numbers have at most 18 digits, so that they fit SQLite's 64-bit integers.
+MAX_SHNUM = 10**18 - 1
 
-_SHARE = re.compile(r"shares/([a-z2-7]{2})/([a-z2-7]{26})/(0|[1-9][0-9]{0,17})")
-_LEASE = re.compile(r"leases/([a-z2-7]{2})/([a-z2-7]{26})")
+# The last of the 26 characters carries three bits, so only eight are what si_b2a writes.
+_SI = "[a-z2-7]{25}[aeimquy4]"
+_SHARE = re.compile(rf"shares/([a-z2-7]{{2}})/({_SI})/(0|[1-9][0-9]{{0,17}})")
+_LEASE = re.compile(rf"leases/([a-z2-7]{{2}})/({_SI})")
 
 
 class ShareId(NamedTuple):
@@ -38,9 +39,11 @@ class LeaseId(NamedTuple):
 
 
 def si_text(storage_index: bytes) -> str:
-    """The storage index as it stands in keys, logs and Tahoe's own tools."""
-    text: bytes = si_b2a(storage_index)
-    return text.decode("ascii")
+    """The storage index as it stands in keys, logs and Tahoe's own tools.
+
+    The same as Tahoe's si_b2a, many times faster: a start parses every key of the bucket.
+    """
+    return b32encode(storage_index).decode("ascii").rstrip("=").lower()
 
 
 def slot_prefix(storage_index: bytes) -> str:
@@ -63,21 +66,14 @@ def lease_key(storage_index: bytes) -> str:
 
 def fits_key(shnum: int) -> bool:
     """Whether a share of this number can be stored at all."""
-    return 0 <= shnum < 10**MAX_SHNUM_DIGITS
+    return 0 <= shnum <= MAX_SHNUM
 
 
-def _storage_index(start: str, text: str) -> Union[bytes, None]:
-    """The 16 bytes, or None where the text is not what si_b2a would have written for any."""
-    if not text.startswith(start):
-        return None
-    try:
-        storage_index: bytes = si_a2b(text.encode("ascii"))
-    except (AssertionError, ValueError):
-        return None
-    return storage_index if si_text(storage_index) == text else None
+def _storage_index(start: str, text: str) -> bytes | None:
+    return b32decode(text.upper() + "======") if text.startswith(start) else None
 
 
-def parse_key(key: str) -> Union[ShareId, LeaseId, None]:
+def parse_key(key: str) -> ShareId | LeaseId | None:
     """What a listed key is, or None for a foreign one (and for ``owner.json``)."""
     share = _SHARE.fullmatch(key)
     if share is not None:

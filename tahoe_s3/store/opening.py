@@ -16,7 +16,7 @@ import time
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Any, Callable
 
 from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.logger import Logger
@@ -64,7 +64,7 @@ class Place:
         return f"{self.nodeid} {config.url} {config.bucket} {config.prefix}"
 
 
-def client_config(config: S3Config, *, prefix: Optional[str] = None) -> ClientConfig:
+def client_config(config: S3Config, *, prefix: str | None = None) -> ClientConfig:
     """What the client layer needs of the node's configuration; another `prefix` to look elsewhere in the bucket."""
     return ClientConfig(
         endpoint=config.url,
@@ -90,7 +90,7 @@ def refuse_disk_shares(place: Place) -> None:
             )
 
 
-def explain(error: S3Error, config: S3Config) -> Optional[errors.ConfigError]:
+def explain(error: S3Error, config: S3Config) -> errors.ConfigError | None:
     """The sentence for an answer that only the operator can do something about; None for a passing failure."""
     if isinstance(error, NoSuchBucket):
         return errors.NoSuchBucket(bucket=config.bucket, url=config.url, region=config.region)
@@ -150,8 +150,8 @@ class Opening:
             raise errors.ObjectLocked(bucket=config.bucket)
         if (yield self._client.get_versioning(deadline_s=DEADLINE_S)) == "Enabled":
             _log.warn(
-                "the bucket {bucket} keeps old versions of objects, so the space it takes never shrinks and you pay for "
-                "shares that are long gone; switch versioning off, or add a lifecycle rule for old versions",
+                "the bucket {bucket} keeps old versions of objects, so the space it takes never shrinks and you pay "
+                "for shares that are long gone; switch versioning off, or add a lifecycle rule for old versions",
                 bucket=config.bucket,
             )
 

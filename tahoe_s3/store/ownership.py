@@ -13,7 +13,7 @@ import json
 import time
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any
 
 from twisted.internet.defer import Deferred, inlineCallbacks
 
@@ -51,10 +51,9 @@ def parse_mark(data: bytes, *, bucket: str, key: str) -> OwnerMark:
         if type(version) is int and version > LAYOUT_VERSION:
             raise errors.NewerLayout(bucket=bucket, found=version, known=LAYOUT_VERSION)
         mark = OwnerMark(document["nodeid"], document["instance"], document["since"])
-        if version != LAYOUT_VERSION or not mark.nodeid or type(mark.since_s) is not int:
-            problem = "a field is missing or of the wrong type"
-        elif not isinstance(mark.nodeid, str) or not isinstance(mark.instance, str):
-            problem = "a field is missing or of the wrong type"
+        types = (type(mark.nodeid), type(mark.instance), type(mark.since_s))
+        if version != LAYOUT_VERSION or types != (str, str, int) or not mark.nodeid:
+            problem = "a field has a wrong value"
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         problem = f"it cannot be read, {type(error).__name__}"
     if problem:
@@ -63,7 +62,7 @@ def parse_mark(data: bytes, *, bucket: str, key: str) -> OwnerMark:
 
 
 @inlineCallbacks
-def read_mark(client: S3Client, *, bucket: str, prefix: str) -> Generator[Deferred[Any], Any, Optional[OwnerMark]]:
+def read_mark(client: S3Client, *, bucket: str, prefix: str) -> Generator[Deferred[Any], Any, OwnerMark | None]:
     """The mark at the client's prefix (`prefix` is only for messages), or None where there is none."""
     try:
         got = yield client.get(OWNER_KEY, length=_MAX_MARK_BYTES, offset=0)
@@ -72,7 +71,7 @@ def read_mark(client: S3Client, *, bucket: str, prefix: str) -> Generator[Deferr
     return parse_mark(got.data, bucket=bucket, key=f"{prefix}{OWNER_KEY}")
 
 
-def refuse_other(mark: Optional[OwnerMark], *, bucket: str, prefix: str, nodeid: str) -> None:
+def refuse_other(mark: OwnerMark | None, *, bucket: str, prefix: str, nodeid: str) -> None:
     """Raise errors.OwnedByAnother where the mark at `prefix` is another node's."""
     if mark is not None and mark.nodeid != nodeid:
         raise errors.OwnedByAnother(bucket=bucket, prefix=prefix, owner=mark.nodeid, since=mark.since, own=nodeid)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator
-from typing import Any, Callable, Optional, TypeVar
+from typing import Any, Callable, TypeVar
 
 from twisted.internet.defer import Deferred, inlineCallbacks, maybeDeferred
 from twisted.logger import Logger
@@ -33,10 +33,10 @@ MAX_WAITERS = 256
 class _Operation:
     """One operation, waiting or running, and the Deferred its caller has."""
 
-    def __init__(self, run: Callable[[], Deferred[T]]) -> None:
+    def __init__(self, run: Callable[[], Deferred[Any]]) -> None:
         self.run = run
         # A caller that goes away does not stop what may have begun: its cancellation only ends its own waiting.
-        self.result: Deferred[T] = Deferred(lambda _: None)
+        self.result: Deferred[Any] = Deferred(lambda _: None)
 
 
 class Slots:
@@ -70,15 +70,14 @@ class Slots:
             mine.result.errback(Busy(message, kind="local"))
         else:
             queue.append(mine)
-        result: Deferred[T] = mine.result
-        return result
+        return mine.result
 
     def _start(self, storage_index: bytes, mine: _Operation) -> None:
         done: Deferred[object] = maybeDeferred(self.settle, storage_index)
         done.addCallback(lambda _: mine.run())
         done.addBoth(self._finish, storage_index, mine)
 
-    def _finish(self, result: object, storage_index: bytes, mine: _Operation) -> None:
+    def _finish(self, result: Any, storage_index: bytes, mine: _Operation) -> None:
         queue = self._waiting[storage_index]
         if queue:
             self._start(storage_index, queue.popleft())
@@ -145,7 +144,7 @@ class Slots:
         self._settle(storage_index).addBoth(self._settled, storage_index)
         return waiter
 
-    def _settled(self, result: Optional[Failure], storage_index: bytes) -> None:
+    def _settled(self, result: Failure | None, storage_index: bytes) -> None:
         for waiter in self._settling.pop(storage_index):
             if not waiter.called:
                 waiter.callback(result)
@@ -154,7 +153,7 @@ class Slots:
     def _settle(self, storage_index: bytes) -> Generator[Deferred[Any], Any, None]:
         for shnum in sorted(self._unsure.get(storage_index, ())):
             generation = self.generation(storage_index, shnum)
-            found: Optional[ObjectInfo]
+            found: ObjectInfo | None
             try:
                 found = yield self._client.head(share_key(storage_index, shnum), priority=0)
             except NotFound:
@@ -162,7 +161,7 @@ class Slots:
             if self.generation(storage_index, shnum) == generation:
                 self._adopt(storage_index, shnum, found)
 
-    def _adopt(self, storage_index: bytes, shnum: int, found: Optional[ObjectInfo]) -> None:
+    def _adopt(self, storage_index: bytes, shnum: int, found: ObjectInfo | None) -> None:
         """Believe the bucket. A share that came out whole though nobody was told so is kept: it loses nothing."""
         if found is None:
             self._index.drop_share(storage_index, shnum)

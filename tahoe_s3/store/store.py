@@ -13,10 +13,10 @@ import shutil
 from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Any, Callable
 
+from twisted.internet.base import DelayedCall
 from twisted.internet.defer import Deferred, DeferredList, inlineCallbacks
-from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
 from tahoe_s3.client import NotFound, ObjectInfo, S3Client, S3Error, Unavailable
@@ -58,7 +58,7 @@ class Store:
         self.client = client
         self.index = index
         self.part_size_bytes = part_size_bytes
-        self.problem: Optional[str] = None
+        self.problem: str | None = None
         #: Keys in the bucket that are not of our layout; left alone.
         self.foreign_keys = 0
         self.incoming_dir = local_dir / INCOMING
@@ -77,7 +77,7 @@ class Store:
         self.mutable = MutableSlots(self)
         self._background: set[Deferred[Any]] = set()
         self._vanishing: set[ShareId] = set()
-        self._timers: set[IDelayedCall] = set()
+        self._timers: set[DelayedCall] = set()
         self._closed = False
 
     def require_ready(self) -> None:
@@ -91,7 +91,7 @@ class Store:
 
     def later(self, delay_s: float, what: Callable[[], None]) -> None:
         """Call `what` after a while, unless the store is closed by then."""
-        timer: list[IDelayedCall] = []
+        timer: list[DelayedCall] = []
 
         def run() -> None:
             self._timers.discard(timer[0])
@@ -107,12 +107,16 @@ class Store:
         text = si_text(storage_index)
         return self.incoming_dir / text[:2] / text / str(shnum)
 
-    def tidy_spool(self, path: Path) -> None:
-        """Remove the folders above a spool file that is gone, while they are empty."""
+    def drop_spool(self, storage_index: bytes, shnum: int) -> None:
+        """Remove a spool file, and the folders above it while they are empty."""
+        path = self.spool_path(storage_index, shnum)
+        path.unlink(missing_ok=True)
         for folder in (path.parent, path.parent.parent):
-            if any(folder.iterdir()):
+            try:
+                folder.rmdir()
+            except OSError:
+                # Another share is being spooled there.
                 return
-            folder.rmdir()
 
     # changes
 
@@ -173,14 +177,14 @@ class Store:
         checked.addCallback(self._checked, share, number)
         self.in_background(checked)
 
-    def _checked(self, again_as: Optional[int], share: ShareId, number: int) -> None:
+    def _checked(self, again_as: int | None, share: ShareId, number: int) -> None:
         if again_as is None:
             self._vanishing.discard(share)
         else:
             self._schedule_check(share, again_as)
 
     @inlineCallbacks
-    def _check_locked(self, share: ShareId, number: int) -> Generator[Deferred[Any], Any, Optional[int]]:
+    def _check_locked(self, share: ShareId, number: int) -> Generator[Deferred[Any], Any, int | None]:
         """One look; fires with the number of the next check, or None when it is settled."""
         row = self.index.share(*share)
         if row is None:

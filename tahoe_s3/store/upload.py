@@ -17,8 +17,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Generator
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Optional, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from allmydata.interfaces import ConflictingWriteError
 from allmydata.storage.immutable import BucketWriter, ShareFile
@@ -65,12 +64,12 @@ class Parts:
         self.part_size = part_size
         self.count = -(-size // part_size)
         self.etags: dict[int, str] = {}
-        self.upload_id: Optional[str] = None
-        self.failure: Optional[S3Error] = None
+        self.upload_id: str | None = None
+        self.failure: S3Error | None = None
         self._queued: set[int] = set()
         self._ready: deque[int] = deque()
         self._under_way: dict[int, Deferred[Any]] = {}
-        self._creating: Optional[Deferred[None]] = None
+        self._creating: Deferred[Any] | None = None
         self._waiters: list[tuple[int, Deferred[None]]] = []
         self._stopped = False
 
@@ -118,7 +117,8 @@ class Parts:
             return
         if self.upload_id is None:
             if self._creating is None:
-                self._creating = self._store.client.create_multipart(self._key).addCallbacks(self._created, self._failed)
+                self._creating = self._store.client.create_multipart(self._key)
+                self._creating.addCallbacks(self._created, self._failed)
             return
         while self._ready and len(self._under_way) < PARTS_AT_ONCE:
             number = self._ready.popleft()
@@ -168,7 +168,7 @@ class Parts:
         return abort_quietly(self._store.client, self._key, self.upload_id)
 
 
-class ShareWriter(BucketWriter):  # type: ignore[misc]  # allmydata has no types
+class ShareWriter(BucketWriter):
     """See the module. `write`, `close`, `abort` and `disconnected` return Deferreds."""
 
     log = Logger()
@@ -194,11 +194,15 @@ class ShareWriter(BucketWriter):  # type: ignore[misc]  # allmydata has no types
         self._outcome: list[Deferred[None]] = []
         path = store.spool_path(storage_index, shnum)
         super().__init__(ss, str(path), self.key, max_size, lease_info, clock)
-        self._path = Path(path)
-        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._path = path
+        try:
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            self._timeout.cancel()
+            raise
         self._size = object_size(max_size)
         part_size = part_size_for(self._size, store.part_size_bytes)
-        self._parts: Optional[Parts] = None
+        self._parts: Parts | None = None
         if self._size > part_size:
             self._parts = Parts(store, self.key, fd=self._fd, size=self._size, part_size=part_size)
 
@@ -245,7 +249,8 @@ class ShareWriter(BucketWriter):  # type: ignore[misc]  # allmydata has no types
         stop = min(self._max_size, object_start + length - HEADER_BYTES)
         if stop <= start:
             return True
-        return sum(chunk.stop - chunk.start for chunk in self._already_written.ranges(start, stop)) == stop - start
+        written = sum(chunk.stop - chunk.start for chunk in self._already_written.ranges(start, stop))
+        return bool(written == stop - start)
 
     # the end, well or not
 
@@ -271,12 +276,12 @@ class ShareWriter(BucketWriter):  # type: ignore[misc]  # allmydata has no types
             self._outcome.append(waiter)
         return waiter
 
-    def _fire(self, result: object) -> None:
+    def _fire(self, result: Any) -> None:
         self._result = result
         waiters, self._outcome = self._outcome, []
         for waiter in waiters:
             if not waiter.called:
-                waiter.callback(result)  # type: ignore[arg-type]  # a Failure errbacks
+                waiter.callback(result)
 
     def _when_parts_arrived(self) -> Deferred[None]:
         if self._parts is None:
@@ -294,7 +299,8 @@ class ShareWriter(BucketWriter):  # type: ignore[misc]  # allmydata has no types
             if error.outcome == "not_applied":
                 raise
             info = yield self._look_after(error)
-        row = ShareRow(self.shnum, self._size, info.etag, True, info.modified_s, IMMUTABLE, self._max_size, (self._lease,))
+        known = (IMMUTABLE, self._max_size, (self._lease,))
+        row = ShareRow(self.shnum, self._size, info.etag, True, info.modified_s, *known)
         self._store.index.put_share(self.storage_index, row)
         self._store.share_changed(self.storage_index, self.shnum)
         return info
@@ -350,12 +356,11 @@ class ShareWriter(BucketWriter):  # type: ignore[misc]  # allmydata has no types
     def _release(self) -> None:
         """Give back the spool file and the timer; from here on it is closed."""
         self.closed = True
-        self._sharefile = None
+        self._sharefile: Any = None
         if self._timeout.active():
             self._timeout.cancel()
         os.close(self._fd)
-        self._path.unlink(missing_ok=True)
-        self._store.tidy_spool(self._path)
+        self._store.drop_spool(self.storage_index, self.shnum)
 
     def abort(self) -> Deferred[None]:
         """Forget the upload. While closing it waits for the outcome instead, which it cannot change."""
