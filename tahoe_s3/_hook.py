@@ -10,8 +10,6 @@ Tahoe-LAFS then runs as if tahoe-s3 were not there.
 Owner: sys.meta_path holds the one finder for the life of the process. Any thread may import; importlib's own
 lock makes sure that allmydata.client is executed once.
 """
-from __future__ import annotations
-
 import sys
 from _thread import get_ident
 
@@ -28,13 +26,13 @@ TARGET = "allmydata.client"
 class _Loader:
     """Loads allmydata.client with the loader that was found for it, then hands the module to the plug-in."""
 
-    def __init__(self, loader: Any) -> None:
+    def __init__(self, loader: "Any") -> None:
         self._loader = loader
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> "Any":
         return getattr(self._loader, name)
 
-    def exec_module(self, module: ModuleType) -> None:
+    def exec_module(self, module: "ModuleType") -> None:
         """Leaves no trace of this class in the module, so that reload and inspect see the real loader."""
         module.__loader__ = self._loader
         if module.__spec__ is not None:
@@ -51,8 +49,8 @@ class Finder:
         """Threads inside find_spec: another finder of this kind may ask us back."""
 
     def find_spec(
-        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
+        self, fullname: str, path: "Sequence[str] | None" = None, target: "ModuleType | None" = None
+    ) -> "ModuleSpec | None":
         if fullname != TARGET or get_ident() in self._asking:
             return None
         self._asking.add(get_ident())
@@ -65,8 +63,8 @@ class Finder:
         return spec
 
     def _ask_the_others(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None
-    ) -> ModuleSpec | None:
+        self, fullname: str, path: "Sequence[str] | None", target: "ModuleType | None"
+    ) -> "ModuleSpec | None":
         for finder in sys.meta_path:
             find_spec = getattr(finder, "find_spec", None)
             if finder is self or find_spec is None:
@@ -89,7 +87,7 @@ def register() -> None:
         _install(module)
 
 
-def _install(module: ModuleType) -> None:
+def _install(module: "ModuleType") -> None:
     try:
         from tahoe_s3 import plugin
 

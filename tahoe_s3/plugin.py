@@ -33,7 +33,7 @@ from tahoe_s3 import config as s3config
 from tahoe_s3 import errors
 
 if TYPE_CHECKING:
-    from tahoe_s3.server import Backend
+    from tahoe_s3.store.store import Store
 
 WORKING_VERSIONS = "1.20.0"
 HOOK_POINTS = (
@@ -182,7 +182,7 @@ def _create_on_bucket(
     server = _load("server")
     _load("foolscap")
     _load("http")
-    backend: Backend = yield server.open_storage(
+    backend: Store = yield server.open_storage(
         client.reactor, s3, nodeid=_node_id(config), storage_dir=storage_dir, settings=settings
     )
     setattr(config, _BACKEND, backend)
@@ -250,7 +250,7 @@ def _standing_for_storage_server(client: Any, factory: _ServerFactory) -> Iterat
 class _ServerFactory:
     """Called like the class StorageServer, and asked for its `name`."""
 
-    def __init__(self, name: str, backend: Backend) -> None:
+    def __init__(self, name: str, backend: Store) -> None:
         self.name = name
         self._backend = backend
 
