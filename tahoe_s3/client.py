@@ -12,19 +12,17 @@ of the Amazon S3 API reference.
 """
 from __future__ import annotations
 
-import base64
-import hashlib
-import re
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Callable, Final, Literal, NamedTuple, Optional, Union
-from urllib.parse import urlsplit
-from xml.sax.saxutils import escape
+from typing import TYPE_CHECKING, Any, Callable, Final, NamedTuple, Union
 
 from twisted.internet.defer import Deferred, gatherResults, inlineCallbacks, succeed
 
-from tahoe_s3._native import Engine, Entry, FileRegion, Page
-from tahoe_s3.download import Download
+from tahoe_s3 import answers, documents
+from tahoe_s3._native import Engine, Entry, FileRegion, Page, Upload
+from tahoe_s3.clientconfig import ClientConfig
+from tahoe_s3.documents import NOT_XML
+from tahoe_s3.download import Download, ObjectInfo
 from tahoe_s3.s3errors import (
+    NOT_FOUND_CODES,
     AccessDenied,
     BadReply,
     Busy,
@@ -47,13 +45,15 @@ from tahoe_s3.transfer import Call, Counters, Priority, ReactorLike, Transfers
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Sequence
 
-    from tahoe_s3._native import Event
+    from twisted.python.failure import Failure as TwistedFailure
+
+    from tahoe_s3._native import Event, Method
 
 __all__ = [
     "AccessDenied", "BadReply", "Busy", "Cancelled", "Changed", "ClientConfig", "ClockSkewed", "Closed", "Counters",
     "Download", "Entry", "FileRegion", "GetResult", "LocalError", "NoSuchBucket", "NoSuchUpload", "NotFound",
-    "ObjectInfo", "Page", "Priority", "Probe", "S3Client", "S3Error", "Throttled", "Unavailable", "WrongRegion",
-    "open_client",
+    "ObjectInfo", "Page", "Priority", "Probe", "S3Client", "S3Error", "Throttled", "Unavailable", "Upload",
+    "WrongRegion", "open_client",
 ]
 
 Body = Union[bytes, FileRegion]
@@ -63,45 +63,14 @@ DELETE_BATCH_KEYS: Final = 1000
 SINGLE_DELETES_AT_ONCE: Final = 16
 COMPLETE_SILENCE_MS: Final = 300_000
 """CompleteMultipartUpload may stay silent for minutes while the service joins the parts."""
+DELETE_SILENCE_MS: Final = 60_000
+"""A thousand deletions take a service its time."""
 MAX_LISTED_UPLOADS: Final = 100_000
-
-
-@dataclass(frozen=True)
-class ClientConfig:
-    """All that a client needs to know. Sizes in bytes, no times. The secret and the token are not in its repr."""
-
-    endpoint: str
-    """Scheme, host and perhaps port: "https://s3.eu-west-1.amazonaws.com"."""
-    region: str
-    bucket: str
-    access_key_id: str
-    secret: bytes = field(repr=False)
-    token: Optional[str] = field(default=None, repr=False)
-    """Sent, signed, as x-amz-security-token with every request."""
-    addressing: Literal["path", "virtual"] = "path"
-    prefix: str = ""
-    """Put before every key; ends with "/" unless empty."""
-    ca_file: Optional[str] = None
-    """A bundle of certificates in PEM to trust instead of the system's."""
-    proxy: str = ""
-    max_connections: int = 32
-    max_queue: int = 1024
-    """Most requests inside the engine."""
-    max_waiting: int = 16_384
-    """Most requests that wait for room in the engine; one more fails with Busy."""
-    buffer_budget_bytes: int = 128 * 1024 * 1024
-    """All memory of downloads under way and of windows not closed yet."""
-    workers: int = 2
-    attempts: int = 5
-
-
-class ObjectInfo(NamedTuple):
-    """What S3 says of an object. `size` in bytes, `modified_s` in seconds since 1970, `etag` as sent, quotes off."""
-
-    key: str
-    size: int
-    etag: str
-    modified_s: int
+WHOLE_BYTES: Final = 32 * 1024 * 1024
+"""The largest object that is fetched without its size being known; the engine's own limit."""
+TOO_LONG: Final = "TooLong"
+"""The engine's code for an answer over that limit."""
+XML_HEADERS: Final = (("content-type", "application/xml"),)
 
 
 class GetResult(NamedTuple):
@@ -116,16 +85,8 @@ class GetResult(NamedTuple):
 class Probe(NamedTuple):
     """What a first look at the bucket tells. `empty`: nothing below the prefix."""
 
-    server_time_s: Optional[int]
+    server_time_s: int | None
     empty: bool
-
-
-class Upload(NamedTuple):
-    """A multipart upload that was neither completed nor aborted."""
-
-    key: str
-    upload_id: str
-    initiated_s: int
 
 
 class S3Client:
@@ -137,66 +98,166 @@ class S3Client:
         config: the same the engine was made from.
     """
 
-    def __init__(self, reactor: ReactorLike, engine: Engine, config: ClientConfig) -> None: ...
+    def __init__(self, reactor: ReactorLike, engine: Engine, config: ClientConfig) -> None:
+        self._reactor = reactor
+        self._engine = engine
+        self._prefix = config.prefix
+        self._attempts = config.attempts
+        self._budget_bytes = config.buffer_budget_bytes
+        self._transfers = Transfers(reactor, engine, max_waiting=config.max_waiting)
+        self._lists_v1 = False
+        self._single_deletes = False
 
-    counters: Counters
-    """Requests by operation ("PutObject": 3), errors by operation, the last error and when."""
+    @property
+    def counters(self) -> Counters:
+        """Requests by operation ("PutObject": 3), errors by operation, the last error and when."""
+        return self._transfers.counters
 
-    on_budget_wait: Optional[Callable[[int], None]]
-    """Called with a number of bytes when a download has to wait for memory: whoever holds idle windows should
-    close some. It is on the way of the caller of get or get_window, so it must be quick."""
+    @property
+    def on_budget_wait(self) -> Callable[[int], None] | None:
+        """Called with a number of bytes when a download has to wait for memory: whoever holds idle windows should
+        close some. It is on the way of the caller of get or get_window, so it must be quick."""
+        return self._transfers.on_budget_wait
+
+    @on_budget_wait.setter
+    def on_budget_wait(self, function: Callable[[int], None] | None) -> None:
+        self._transfers.on_budget_wait = function
 
     def stats(self) -> dict[str, int]:
         """The engine's numbers (ext/net/ts3_engine.h) plus "waiting", the requests that wait for room here."""
-        ...
+        numbers = self._engine.stats()
+        numbers["waiting"] = self._transfers.waiting
+        return numbers
 
-    def set_credentials(self, access_key_id: str, secret: bytes, token: Optional[str] = None) -> None:
+    def set_credentials(self, access_key_id: str, secret: bytes, token: str | None = None) -> None:
         """Sign everything from the next attempt on with these."""
-        ...
+        self._engine.set_credentials(access_key_id, secret, token)
+
+    def _object(
+        self, operation: str, method: Method, key: str, priority: Priority, deadline_s: float | None, **options: Any,
+    ) -> Deferred[Event]:
+        """A request for one object."""
+        if not key:
+            raise ValueError("an object's key must not be empty")
+        return self._transfers.request(
+            operation, method, key, native_key=self._prefix + key, priority=priority, deadline_s=deadline_s,
+            attempts=self._attempts, **options,
+        ).deferred
+
+    def _bucket(
+        self, operation: str, method: Method, priority: Priority, deadline_s: float | None, **options: Any,
+    ) -> Deferred[Event]:
+        """A request for the bucket itself."""
+        return self._transfers.request(
+            operation, method, "", native_key="", priority=priority, deadline_s=deadline_s,
+            attempts=self._attempts, **options,
+        ).deferred
 
     # objects
 
     def get(
-        self, key: str, *, offset: int = 0, length: Optional[int] = None, expect_etag: Optional[str] = None,
-        priority: Priority = 1, deadline_s: Optional[float] = None,
+        self, key: str, *, offset: int = 0, length: int | None = None, expect_etag: str | None = None,
+        priority: Priority = 1, deadline_s: float | None = None,
     ) -> Deferred[GetResult]:
         """GetObject, whole (length None) or a range of it. A range that passes the object's end is cut there.
 
         Errors: NotFound; Changed when `expect_etag` is given and not the object's; any other S3Error.
         """
-        ...
+        if length is None:
+            if offset:
+                return self._get_rest(key, offset, expect_etag, priority, deadline_s)
+            d = self._object("GetObject", "GET", key, priority, deadline_s, parse="bytes",
+                             expect_etag=expect_etag, max_answer_bytes=WHOLE_BYTES)
+            return d.addCallbacks(
+                lambda event: GetResult(answers.body_of(event), event.etag or "", event.size or 0,
+                                        event.modified_s or 0),
+                self._too_long, errbackArgs=(key, expect_etag, priority, deadline_s),
+            )
+        download = self.get_window(key, offset=offset, length=length, expect_etag=expect_etag, priority=priority,
+                                   deadline_s=deadline_s)
+        result: Deferred[GetResult] = Deferred(lambda _d: download.cancel())
+
+        def arrived(info: ObjectInfo) -> None:
+            data = download.read(0, download.ready)
+            download.close()
+            result.callback(GetResult(data, info.etag, info.size, info.modified_s))
+
+        def failed(failure: TwistedFailure) -> None:
+            download.close()
+            result.errback(failure)
+
+        download.when_done().addCallback(arrived).addErrback(failed)
+        return result
+
+    def _too_long(
+        self, failure: TwistedFailure, key: str, expect_etag: str | None, priority: Priority,
+        deadline_s: float | None,
+    ) -> TwistedFailure | Deferred[GetResult]:
+        """An object that is too large to be fetched without knowing its size is fetched knowing it."""
+        error = failure.value
+        if isinstance(error, BadReply) and error.code == TOO_LONG:
+            return self._get_rest(key, 0, expect_etag, priority, deadline_s)
+        return failure
+
+    @inlineCallbacks
+    def _get_rest(
+        self, key: str, offset: int, expect_etag: str | None, priority: Priority, deadline_s: float | None,
+    ) -> Generator[Deferred[Any], Any, GetResult]:
+        info: ObjectInfo = yield self.head(key, priority=priority, deadline_s=deadline_s)
+        if info.size <= offset:
+            return GetResult(b"", info.etag, info.size, info.modified_s)
+        result: GetResult = yield self.get(key, offset=offset, length=info.size - offset, expect_etag=expect_etag,
+                                           priority=priority, deadline_s=deadline_s)
+        return result
 
     def get_window(
-        self, key: str, *, offset: int, length: int, expect_etag: Optional[str] = None, priority: Priority = 1,
-        deadline_s: Optional[float] = None,
+        self, key: str, *, offset: int, length: int, expect_etag: str | None = None, priority: Priority = 1,
+        deadline_s: float | None = None,
     ) -> Download:
         """GetObject of `length` bytes from `offset` into C memory, readable while it still arrives.
 
         Returns at once, also while it waits for memory. The caller must close() the Download. Never raises for
         the service's sake; errors come through when_ready() and when_done().
         """
-        ...
+        if not key or offset < 0 or not 0 < length <= self._budget_bytes:
+            raise ValueError(f"{length} bytes from {offset} of {key!r} cannot be asked for")
+
+        def start(progress: Callable[[Call], None]) -> Call:
+            return self._transfers.request(
+                "GetObject", "GET", key, native_key=self._prefix + key, priority=priority, deadline_s=deadline_s,
+                window_bytes=length, on_progress=progress, attempts=self._attempts, offset=offset,
+                expect_etag=expect_etag,
+            )
+
+        return Download(key, length, start, self._transfers.submit_waiting)
 
     def put(
         self, key: str, body: Body, *, content_type: str = "application/octet-stream",
-        priority: Priority = 1, deadline_s: Optional[float] = None,
+        priority: Priority = 1, deadline_s: float | None = None,
     ) -> Deferred[ObjectInfo]:
         """PutObject. A file's region is read while it is sent and must not change until the Deferred fires.
 
         The answer's `modified_s` is the service's Date, which LastModified equals to the second or nearly so.
         """
-        ...
+        size = body.length if isinstance(body, FileRegion) else len(body)
+        d = self._object("PutObject", "PUT", key, priority, deadline_s, body=body,
+                         headers=[("content-type", content_type)])
+        return d.addCallback(lambda event: ObjectInfo(key, size, event.etag or "", self._date(event)))
 
-    def head(self, key: str, *, priority: Priority = 1, deadline_s: Optional[float] = None) -> Deferred[ObjectInfo]:
+    def head(self, key: str, *, priority: Priority = 1, deadline_s: float | None = None) -> Deferred[ObjectInfo]:
         """HeadObject. Errors: NotFound on a 404."""
-        ...
+        d = self._object("HeadObject", "HEAD", key, priority, deadline_s)
+        return d.addCallback(
+            lambda event: ObjectInfo(key, event.size or 0, event.etag or "", event.modified_s or 0)
+        )
 
-    def delete(self, key: str, *, priority: Priority = 1, deadline_s: Optional[float] = None) -> Deferred[None]:
+    def delete(self, key: str, *, priority: Priority = 1, deadline_s: float | None = None) -> Deferred[None]:
         """DeleteObject. Success also where the object does not exist."""
-        ...
+        d = self._object("DeleteObject", "DELETE", key, priority, deadline_s)
+        return d.addCallbacks(answers.nothing, answers.none_for(answers.is_absence))
 
     def delete_many(
-        self, keys: Iterable[str], *, priority: Priority = 2, deadline_s: Optional[float] = None,
+        self, keys: Iterable[str], *, priority: Priority = 2, deadline_s: float | None = None,
     ) -> Deferred[list[tuple[str, str]]]:
         """DeleteObjects, a thousand keys a request, one batch after the other; single DELETEs where the service
         refuses multi-delete (remembered).
@@ -204,94 +265,293 @@ class S3Client:
         Fires with (key, S3 code) of every key that was not deleted, empty when all are gone. A batch that fails as
         a whole fails the Deferred; what earlier batches did stays done, and deleting again is harmless.
         """
-        ...
+        return self._delete_many(list(keys), priority, deadline_s)
+
+    @inlineCallbacks
+    def _delete_many(
+        self, keys: list[str], priority: Priority, deadline_s: float | None,
+    ) -> Generator[Deferred[Any], Any, list[tuple[str, str]]]:
+        batched = [key for key in keys if not NOT_XML.search(key)]
+        single = [key for key in keys if NOT_XML.search(key)]
+        failures: list[tuple[str, str]] = []
+        while batched and not self._single_deletes:
+            batch, rest = batched[:DELETE_BATCH_KEYS], batched[DELETE_BATCH_KEYS:]
+            try:
+                failures += yield self._delete_batch(batch, priority, deadline_s)
+            except S3Error as error:
+                if not (is_unsupported(error) or error.code == "MalformedXML"):
+                    raise
+                self._single_deletes = True
+            else:
+                batched = rest
+        failures += yield self._delete_singly(batched + single, priority, deadline_s)
+        return failures
+
+    def _delete_batch(
+        self, keys: list[str], priority: Priority, deadline_s: float | None,
+    ) -> Deferred[list[tuple[str, str]]]:
+        d = self._bucket(
+            "DeleteObjects", "POST", priority, deadline_s, query=[("delete", "")], parse="deleted",
+            body=documents.delete(self._prefix + key for key in keys), headers=XML_HEADERS, strip=self._prefix,
+            first_byte_ms=DELETE_SILENCE_MS,
+        )
+        return d.addCallback(
+            lambda event: [(key, code) for key, code in answers.pairs_of(event) if code and code not in NOT_FOUND_CODES]
+        )
+
+    @inlineCallbacks
+    def _delete_singly(
+        self, keys: list[str], priority: Priority, deadline_s: float | None,
+    ) -> Generator[Deferred[Any], Any, list[tuple[str, str]]]:
+        """Refusals of single keys are told; anything else ends it."""
+        failures: list[tuple[str, str]] = []
+        ended: list[S3Error] = []
+        left = iter(keys)
+
+        @inlineCallbacks
+        def one_after_the_other() -> Generator[Deferred[Any], Any, None]:
+            for key in left:
+                try:
+                    yield self.delete(key, priority=priority, deadline_s=deadline_s)
+                except S3Error as error:
+                    if type(error) not in (S3Error, AccessDenied):
+                        ended.append(error)
+                    failures.append((key, error.code or str(error.status)))
+                if ended:
+                    return
+
+        yield gatherResults([one_after_the_other() for _ in range(min(len(keys), SINGLE_DELETES_AT_ONCE))])
+        if ended:
+            raise ended[0]
+        return failures
 
     # listings
 
     def list_page(
-        self, prefix: str, *, token: Optional[str] = None, start_after: Optional[str] = None,
-        delimiter: Optional[str] = None, max_keys: int = 1000, priority: Priority = 1,
-        deadline_s: Optional[float] = None,
+        self, prefix: str, *, token: str | None = None, start_after: str | None = None,
+        delimiter: str | None = None, max_keys: int = 1000, priority: Priority = 1,
+        deadline_s: float | None = None,
     ) -> Deferred[Page]:
         """One page of ListObjectsV2 (ListObjects where the service knows no v2; remembered), sorted by key.
 
         `next_token` of the answer goes into the next call's `token`; None on the last page.
         """
-        ...
+        d = self._list(prefix, token, start_after, delimiter, max_keys, priority, deadline_s)
+        return d.addCallback(answers.page_of)
+
+    @inlineCallbacks
+    def _list(
+        self, prefix: str, token: str | None, start_after: str | None, delimiter: str | None,
+        max_keys: int, priority: Priority, deadline_s: float | None,
+    ) -> Generator[Deferred[Any], Any, Event]:
+        """The event of one page, by v1 where v2 is not known."""
+        query = [("prefix", self._prefix + prefix), ("max-keys", str(max_keys)), ("encoding-type", "url")]
+        if delimiter is not None:
+            query.append(("delimiter", delimiter))
+        if not self._lists_v1:
+            v2 = [*query, ("list-type", "2")]
+            if token is not None:
+                v2.append(("continuation-token", token))
+            elif start_after is not None:
+                v2.append(("start-after", self._prefix + start_after))
+            try:
+                event: Event = yield self._bucket("ListObjectsV2", "GET", priority, deadline_s, query=v2,
+                                                  parse="list", strip=self._prefix)
+            except S3Error as error:
+                if token is not None or not (is_unsupported(error) or error.code == "InvalidArgument"):
+                    raise
+            else:
+                self._lists_v1 = answers.page_of(event).v1
+                if not (self._lists_v1 and start_after is not None):
+                    return event
+        if token is None and start_after is not None:
+            token = self._prefix + start_after
+        if token is not None:
+            query.append(("marker", token))
+        event = yield self._bucket("ListObjects", "GET", priority, deadline_s, query=query, parse="list",
+                                   strip=self._prefix)
+        self._lists_v1 = True
+        return event
 
     def list_all(
-        self, prefix: str, on_page: Callable[[Page], Optional[Deferred[Any]]], *, delimiter: Optional[str] = None,
-        priority: Priority = 2, deadline_s: Optional[float] = None,
+        self, prefix: str, on_page: Callable[[Page], Deferred[Any] | None], *, delimiter: str | None = None,
+        priority: Priority = 2, deadline_s: float | None = None,
     ) -> Deferred[int]:
         """Every page below `prefix`, in order, one at a time. Fires with the number of entries.
 
         `on_page` may return a Deferred: the next page is asked for when it has fired. An exception of on_page ends
         the listing and fails the Deferred with it. `deadline_s` holds for each page.
         """
-        ...
+        return self._list_all(prefix, on_page, delimiter, priority, deadline_s)
+
+    @inlineCallbacks
+    def _list_all(
+        self, prefix: str, on_page: Callable[[Page], Deferred[Any] | None], delimiter: str | None,
+        priority: Priority, deadline_s: float | None,
+    ) -> Generator[Deferred[Any], Any, int]:
+        count = 0
+        token: str | None = None
+        while True:
+            page: Page = yield self.list_page(prefix, token=token, delimiter=delimiter, priority=priority,
+                                              deadline_s=deadline_s)
+            count += len(page.entries)
+            wait = on_page(page)
+            if wait is not None:
+                yield wait
+            if page.next_token is None:
+                return count
+            if page.next_token == token:
+                raise BadReply("a listing goes on where it began", operation="ListObjectsV2", kind="protocol")
+            token = page.next_token
 
     # multipart uploads
 
     def create_multipart(
         self, key: str, *, content_type: str = "application/octet-stream", priority: Priority = 1,
-        deadline_s: Optional[float] = None,
+        deadline_s: float | None = None,
     ) -> Deferred[str]:
         """CreateMultipartUpload; fires with the upload id."""
-        ...
+        d = self._object("CreateMultipartUpload", "POST", key, priority, deadline_s, query=[("uploads", "")],
+                         headers=[("content-type", content_type)], parse="create")
+        return d.addCallback(answers.text_of)
 
     def upload_part(
         self, key: str, upload_id: str, number: int, body: Body, *, priority: Priority = 1,
-        deadline_s: Optional[float] = None,
+        deadline_s: float | None = None,
     ) -> Deferred[str]:
         """UploadPart `number` (1 to 10,000); fires with the part's ETag. Errors: NoSuchUpload, ..."""
-        ...
+        d = self._object("UploadPart", "PUT", key, priority, deadline_s, body=body,
+                         query=[("partNumber", str(number)), ("uploadId", upload_id)])
+        return d.addCallback(answers.part_etag, key)
 
     def complete_multipart(
-        self, key: str, upload_id: str, parts: Sequence[tuple[int, str]], *, expect_size: Optional[int] = None,
-        priority: Priority = 1, deadline_s: Optional[float] = None,
+        self, key: str, upload_id: str, parts: Sequence[tuple[int, str]], *, expect_size: int | None = None,
+        priority: Priority = 1, deadline_s: float | None = None,
     ) -> Deferred[ObjectInfo]:
         """CompleteMultipartUpload of (number, ETag) pairs. May take minutes.
 
         When the service says NoSuchUpload after an answer was lost, a HEAD tells whether it had been done: it had
         if the size is `expect_size` and the ETag fits the parts'. Without `expect_size` NoSuchUpload is an error.
         """
-        ...
+        d = self._object(
+            "CompleteMultipartUpload", "POST", key, priority, deadline_s, query=[("uploadId", upload_id)],
+            body=documents.complete(parts), headers=XML_HEADERS, parse="complete",
+            first_byte_ms=COMPLETE_SILENCE_MS, stall_ms=COMPLETE_SILENCE_MS,
+        )
+
+        def gone(failure: TwistedFailure) -> TwistedFailure | Deferred[ObjectInfo]:
+            if expect_size is None or not failure.check(NoSuchUpload):
+                return failure
+            return self._completed_before(failure, key, parts, expect_size, priority, deadline_s)
+
+
+        def done(event: Event) -> ObjectInfo:
+            return ObjectInfo(key, expect_size or 0, answers.text_of(event) or event.etag or "", self._date(event))
+
+        return d.addCallbacks(done, gone)
+
+    @inlineCallbacks
+    def _completed_before(
+        self, failure: TwistedFailure, key: str, parts: Sequence[tuple[int, str]], expect_size: int,
+        priority: Priority, deadline_s: float | None,
+    ) -> Generator[Deferred[Any], Any, ObjectInfo]:
+        """After NoSuchUpload: is the object there that completing would have made?
+
+        Where parts have MD5s for ETags, the object's ETag is known beforehand, and decides. Elsewhere ETags are
+        opaque, and an equal size is believed only after an attempt whose answer was lost.
+        """
+        error = failure.value
+        try:
+            info: ObjectInfo = yield self.head(key, priority=priority, deadline_s=deadline_s)
+        except NotFound:
+            failure.raiseException()
+            raise
+        expected = documents.multipart_etag([etag for _number, etag in parts])
+        same = info.etag == expected
+        lost_answer = isinstance(error, S3Error) and error.attempts > 1
+        if info.size == expect_size and (same or (lost_answer and not documents.is_multipart_md5(info.etag))):
+            return info
+        failure.raiseException()
+        return info
 
     def abort_multipart(
-        self, key: str, upload_id: str, *, priority: Priority = 1, deadline_s: Optional[float] = None,
+        self, key: str, upload_id: str, *, priority: Priority = 1, deadline_s: float | None = None,
     ) -> Deferred[None]:
         """AbortMultipartUpload. Success also where the upload is gone."""
-        ...
+        d = self._object("AbortMultipartUpload", "DELETE", key, priority, deadline_s,
+                         query=[("uploadId", upload_id)])
+        return d.addCallbacks(answers.nothing, answers.none_for(answers.is_absence))
 
     def list_multiparts(
-        self, prefix: str, *, priority: Priority = 2, deadline_s: Optional[float] = None,
+        self, prefix: str, *, priority: Priority = 2, deadline_s: float | None = None,
     ) -> Deferred[list[Upload]]:
         """ListMultipartUploads, all pages; empty where the service does not know the operation."""
-        ...
+        return self._list_multiparts(prefix, priority, deadline_s)
+
+    @inlineCallbacks
+    def _list_multiparts(
+        self, prefix: str, priority: Priority, deadline_s: float | None,
+    ) -> Generator[Deferred[Any], Any, list[Upload]]:
+        found: list[Upload] = []
+        markers: list[tuple[str, str]] = []
+        while len(found) < MAX_LISTED_UPLOADS:
+            query = [("uploads", ""), ("prefix", self._prefix + prefix), ("encoding-type", "url"), *markers]
+            try:
+                event: Event = yield self._bucket("ListMultipartUploads", "GET", priority, deadline_s, query=query,
+                                                  parse="uploads", strip=self._prefix)
+            except S3Error as error:
+                if is_unsupported(error):
+                    return found
+                raise
+            page = answers.uploads_of(event)
+            found += page.uploads
+            if page.next_key_marker is None:
+                break
+            before = markers
+            markers = [("key-marker", page.next_key_marker)]
+            if page.next_upload_id_marker:
+                markers.append(("upload-id-marker", page.next_upload_id_marker))
+            if markers == before:
+                raise BadReply("a listing goes on where it began", operation="ListMultipartUploads", kind="protocol")
+        return found
 
     # the bucket
 
-    def head_bucket(self, *, priority: Priority = 1, deadline_s: Optional[float] = None) -> Deferred[None]:
+    def head_bucket(self, *, priority: Priority = 1, deadline_s: float | None = None) -> Deferred[None]:
         """HeadBucket. Errors: NoSuchBucket, AccessDenied, ... A HEAD's error has no S3 code; probe() tells more."""
-        ...
+        return self._bucket("HeadBucket", "HEAD", priority, deadline_s).addCallback(answers.nothing)
 
-    def probe(self, *, priority: Priority = 1, deadline_s: Optional[float] = None) -> Deferred[Probe]:
+    def probe(self, *, priority: Priority = 1, deadline_s: float | None = None) -> Deferred[Probe]:
         """Is the bucket there, in this region, for these credentials? A listing of one key, since its error
         document names what is wrong: NoSuchBucket, AccessDenied, WrongRegion, ClockSkewed, BadReply (not S3).
         """
-        ...
+        d = self._list("", None, None, None, 1, priority, deadline_s)
+        return d.addCallback(lambda event: Probe(event.server_time_s, not answers.page_of(event).entries))
 
-    def get_versioning(self, *, priority: Priority = 1, deadline_s: Optional[float] = None) -> Deferred[Optional[str]]:
+    def get_versioning(
+        self, *, priority: Priority = 1, deadline_s: float | None = None,
+    ) -> Deferred[str | None]:
         """GetBucketVersioning: "Enabled", "Suspended" or "Disabled"; None where the service does not say."""
-        ...
+        d = self._bucket("GetBucketVersioning", "GET", priority, deadline_s, query=[("versioning", "")],
+                         parse="bytes")
+        return d.addCallbacks(lambda event: documents.versioning(answers.body_of(event)), answers.none_for(answers.is_unknown))
 
-    def get_object_lock(self, *, priority: Priority = 1, deadline_s: Optional[float] = None) -> Deferred[Optional[str]]:
+    def get_object_lock(
+        self, *, priority: Priority = 1, deadline_s: float | None = None,
+    ) -> Deferred[str | None]:
         """GetObjectLockConfiguration: "Enabled", or None where there is none or the service does not know it."""
-        ...
+        d = self._bucket("GetObjectLockConfiguration", "GET", priority, deadline_s, query=[("object-lock", "")],
+                         parse="bytes")
+        return d.addCallbacks(lambda event: documents.object_lock(answers.body_of(event)), answers.none_for(answers.is_unknown))
 
     def close(self) -> Deferred[None]:
         """Stop. Open Deferreds fail with Closed; the engine's thread is joined (bounded, well under a second)."""
-        ...
+        self._transfers.close()
+        return succeed(None)
+
+    def _date(self, event: Event) -> int:
+        """The service's clock when it answered; this machine's where it did not tell."""
+        return event.server_time_s if event.server_time_s is not None else int(self._reactor.seconds())
 
 
 def open_client(reactor: ReactorLike, config: ClientConfig) -> S3Client:
@@ -299,4 +559,19 @@ def open_client(reactor: ReactorLike, config: ClientConfig) -> S3Client:
 
     Raises ValueError for a configuration the engine refuses (endpoint, prefix, limits).
     """
-    ...
+    if config.prefix and (not config.prefix.endswith("/") or config.prefix.startswith("/")):
+        raise ValueError(f"the prefix {config.prefix!r} must end with a slash and not begin with one")
+    engine = Engine(
+        endpoint=config.endpoint,
+        region=config.region,
+        bucket=config.bucket,
+        path_style=config.addressing == "path",
+        ca_file=config.ca_file,
+        proxy=config.proxy,
+        max_connections=config.max_connections,
+        max_queue=config.max_queue,
+        buffer_budget_bytes=config.buffer_budget_bytes,
+        workers=config.workers,
+    )
+    engine.set_credentials(config.access_key_id, config.secret, config.token)
+    return S3Client(reactor, engine, config)

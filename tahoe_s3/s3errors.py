@@ -9,7 +9,7 @@ Source of the codes: "Error responses" in the Amazon S3 API reference.
 """
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Literal, Optional
+from typing import TYPE_CHECKING, Final, Literal
 
 if TYPE_CHECKING:
     from tahoe_s3._native import Event, Failure
@@ -52,8 +52,8 @@ class S3Error(Exception):
         kind: str = "service",
         request_id: str = "",
         host_id: str = "",
-        region: Optional[str] = None,
-        server_time_s: Optional[int] = None,
+        region: str | None = None,
+        server_time_s: int | None = None,
         attempts: int = 0,
     ) -> None:
         super().__init__(message)

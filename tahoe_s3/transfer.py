@@ -8,7 +8,7 @@ emptied in order of priority whenever something of the engine's has ended.
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Any, Callable, Final, Literal, Optional, Protocol
+from typing import TYPE_CHECKING, Any, Callable, Final, Literal, Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReadDescriptor
@@ -19,9 +19,7 @@ from tahoe_s3._native import BudgetExhausted, Engine, EngineClosed, EngineForked
 from tahoe_s3.s3errors import Busy, Cancelled, Closed, LocalError, S3Error, Unavailable, from_event
 
 if TYPE_CHECKING:
-    from twisted.internet.interfaces import IDelayedCall
-
-    from tahoe_s3._native import Event
+    from tahoe_s3._native import Event, Method
 
 Priority = Literal[0, 1, 2]
 """0: someone waits for it (interactive); 1: ordinary; 2: read-ahead and other work in the background."""
@@ -31,11 +29,18 @@ EVENTS_A_TURN: Final = 128
 """Events handled in one turn of the reactor, so that a flood of answers does not starve other readers."""
 
 
+class DelayedCall(Protocol):
+    """What is used of Twisted's IDelayedCall."""
+
+    def active(self) -> bool: ...
+    def cancel(self) -> None: ...
+
+
 class ReactorLike(Protocol):
     """What is used of the reactor; twisted.internet.reactor and a test's own both have it."""
 
     def seconds(self) -> float: ...
-    def callLater(self, delay: float, f: Callable[..., object], *args: object) -> IDelayedCall: ...
+    def callLater(self, delay: float, f: Callable[..., object], *args: object) -> Any: ...
     def addReader(self, reader: Any) -> object: ...
     def removeReader(self, reader: Any) -> object: ...
 
@@ -48,13 +53,13 @@ class Call:
     """
 
     __slots__ = (
-        "deadline_at_s", "deferred", "ended", "id", "key", "method", "native_key", "on_ready", "operation",
+        "deadline_at_s", "deferred", "ended", "id", "key", "method", "native_key", "on_progress", "operation",
         "options", "owner", "priority", "timer", "window", "window_bytes",
     )
 
     def __init__(
-        self, owner: Transfers, operation: str, method: str, key: str, *, native_key: str, priority: Priority,
-        options: dict[str, Any], window_bytes: int, on_ready: Optional[Callable[[Call], None]],
+        self, owner: Transfers, operation: str, method: Method, key: str, *, native_key: str, priority: Priority,
+        options: dict[str, Any], window_bytes: int, on_progress: Callable[[Call], None] | None,
     ) -> None:
         self.owner = owner
         self.operation = operation
@@ -64,13 +69,13 @@ class Call:
         self.priority = priority
         self.options = options
         self.window_bytes = window_bytes
-        self.on_ready = on_ready
-        self.window: Optional[Window] = None
+        self.on_progress = on_progress
+        self.window: Window | None = None
         self.deferred: Deferred[Event] = Deferred(self._cancelled)
         self.id = 0
         self.ended = False
-        self.deadline_at_s: Optional[float] = None
-        self.timer: Optional[IDelayedCall] = None
+        self.deadline_at_s: float | None = None
+        self.timer: DelayedCall | None = None
 
     def _cancelled(self, _deferred: Deferred[Event]) -> None:
         self.owner.cancel(self)
@@ -105,7 +110,7 @@ class Counters:
     def __init__(self) -> None:
         self.requests: dict[str, int] = {}
         self.errors: dict[str, int] = {}
-        self.last_error: Optional[S3Error] = None
+        self.last_error: S3Error | None = None
         self.last_error_at_s = 0.0
         self.last_answer_at_s = 0.0
 
@@ -131,7 +136,7 @@ class Transfers:
         self._closed = False
         self._submitting = False
         self.counters = Counters()
-        self.on_budget_wait: Optional[Callable[[int], None]] = None
+        self.on_budget_wait: Callable[[int], None] | None = None
         reactor.addReader(self)
 
     # IReadDescriptor
@@ -160,15 +165,15 @@ class Transfers:
                     self._final(call, event)
             else:
                 call = in_flight.get(event.id)
-                if call is not None and call.on_ready is not None and not call.ended:
-                    self._ready(call)
+                if call is not None and call.on_progress is not None and not call.ended:
+                    self._progress(call)
         if self._waiting:
             self.submit_waiting()
 
-    def _ready(self, call: Call) -> None:
+    def _progress(self, call: Call) -> None:
         try:
-            if call.on_ready is not None:
-                call.on_ready(call)
+            if call.on_progress is not None:
+                call.on_progress(call)
         except Exception:
             self.log.failure("what waits for a download failed")
 
@@ -192,15 +197,15 @@ class Transfers:
     # requests
 
     def request(
-        self, operation: str, method: str, key: str, *, native_key: str, priority: Priority = 1,
-        deadline_s: Optional[float] = None, window_bytes: int = 0,
-        on_ready: Optional[Callable[[Call], None]] = None, **options: Any,
+        self, operation: str, method: Method, key: str, *, native_key: str, priority: Priority = 1,
+        deadline_s: float | None = None, window_bytes: int = 0,
+        on_progress: Callable[[Call], None] | None = None, **options: Any,
     ) -> Call:
         """Send a request, now or when there is room. `options` are Engine.submit's; `key` is what errors name,
         `native_key` what is sent. With `window_bytes` the body lands in a Window of that size.
         """
         call = Call(self, operation, method, key, native_key=native_key, priority=priority, options=options,
-                    window_bytes=window_bytes, on_ready=on_ready)
+                    window_bytes=window_bytes, on_progress=on_progress)
         if self._closed:
             call.fail_with(Closed, "the client is closed", kind="closed")
             return call
@@ -260,6 +265,8 @@ class Transfers:
             call.timer.cancel()
             call.timer = None
         self._in_flight[call.id] = call
+        if call.on_progress is not None:
+            self._progress(call)
         return True
 
     def _release(self, call: Call) -> None:

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the client takes from the engine's final events. Pure functions; TypeError where an event is of another request.
+"""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Callable, Final
+
+from tahoe_s3._native import Page, Uploads
+from tahoe_s3.s3errors import BadReply, NoSuchUpload, NotFound, S3Error, is_unsupported
+
+if TYPE_CHECKING:
+    from twisted.python.failure import Failure as TwistedFailure
+
+    from tahoe_s3._native import Event
+
+NO_CONFIGURATION_CODES: Final = frozenset(
+    {"ObjectLockConfigurationNotFoundError", "NoSuchObjectLockConfiguration", "ObjectLockConfigurationNotFound",
+     "NoSuchConfiguration", "InvalidBucketState"}
+)
+
+
+def nothing(_event: Event) -> None:
+    return None
+
+
+def body_of(event: Event) -> bytes:
+    if not isinstance(event.value, bytes):
+        raise TypeError("the answer has no body")
+    return event.value
+
+
+def text_of(event: Event) -> str:
+    return event.value if isinstance(event.value, str) else ""
+
+
+def page_of(event: Event) -> Page:
+    if not isinstance(event.value, Page):
+        raise TypeError("the answer is not a listing")
+    return event.value
+
+
+def uploads_of(event: Event) -> Uploads:
+    if not isinstance(event.value, Uploads):
+        raise TypeError("the answer is not a list of uploads")
+    return event.value
+
+
+def pairs_of(event: Event) -> list[tuple[str, str]]:
+    if not isinstance(event.value, list):
+        raise TypeError("the answer is not a list of keys")
+    return event.value
+
+
+def part_etag(event: Event, key: str) -> str:
+    if not event.etag:
+        raise BadReply("the answer has no ETag", operation="UploadPart", method="PUT", key=key, status=event.status,
+                       outcome="unknown", kind="protocol", request_id=event.request_id, attempts=event.attempts)
+    return event.etag
+
+
+def is_absence(error: S3Error) -> bool:
+    """What was to be removed is not there. Of a DELETE's 404 some services give no code."""
+    return isinstance(error, (NotFound, NoSuchUpload)) or (error.status == 404 and isinstance(error, BadReply))
+
+
+def is_unknown(error: S3Error) -> bool:
+    """The service does not know this question, or has nothing to answer it with."""
+    return is_unsupported(error) or error.code in NO_CONFIGURATION_CODES
+
+
+def none_for(harmless: Callable[[S3Error], bool]) -> Callable[[TwistedFailure], TwistedFailure | None]:
+    """An errback that takes the harmless errors for None."""
+
+    def errback(failure: TwistedFailure) -> TwistedFailure | None:
+        error = failure.value
+        return None if isinstance(error, S3Error) and harmless(error) else failure
+
+    return errback
