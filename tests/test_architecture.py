@@ -31,7 +31,7 @@ FLOORS = [
     {"plugin"},
     {"server", "foolscap", "http", "http_stream", "wire", "status"},
     {"store"},
-    {"client", "download", "transfer", "s3errors"},
+    {"client", "download", "transfer", "s3errors", "answers", "documents", "clientconfig"},
     {"_native"},
 ]
 #: Used from any floor; they use none.
