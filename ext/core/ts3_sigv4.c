@@ -163,7 +163,7 @@ static enum ts3_err check(const struct ts3_sigv4_request *request)
     return TS3_OK;
 }
 
-/* Adds up sizes that are each far below SIZE_MAX / 2, or saturates. */
+/* Adds, or stops just above the limit, so that no size that is passed in can wrap around. */
 static size_t add_bounded(size_t sum, size_t more)
 {
     return more > TS3_SIGV4_MAX_CANONICAL || sum > TS3_SIGV4_MAX_CANONICAL
@@ -178,11 +178,14 @@ static enum ts3_err reserve(struct ts3_sigv4 *signer, const struct ts3_sigv4_req
     size_t query = 0, names = FIXED, values = 0;
     for (size_t i = 0; i < request->query_count; i++) {
         query = add_bounded(query, request->query[i].name.len);
-        query = add_bounded(query, request->query[i].value.len + 2);
+        query = add_bounded(query, request->query[i].value.len);
+        query = add_bounded(query, 2); /* "=" and "&" */
     }
     for (size_t i = 0; i < request->header_count; i++) {
-        names = add_bounded(names, request->headers[i].name.len + 1);
-        values = add_bounded(values, request->headers[i].value.len + 2);
+        names = add_bounded(names, request->headers[i].name.len);
+        names = add_bounded(names, 1); /* ":", or ";" in the list */
+        values = add_bounded(values, request->headers[i].value.len);
+        values = add_bounded(values, 1); /* the line break */
     }
     values = add_bounded(values, request->host.len);
     query = add_bounded(query * TS3_URI_GROWTH, 0);
