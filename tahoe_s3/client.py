@@ -534,7 +534,8 @@ class S3Client:
         """GetBucketVersioning: "Enabled", "Suspended" or "Disabled"; None where the service does not say."""
         d = self._bucket("GetBucketVersioning", "GET", priority, deadline_s, query=[("versioning", "")],
                          parse="bytes")
-        return d.addCallbacks(lambda event: documents.versioning(answers.body_of(event)), answers.none_for(answers.is_unknown))
+        return d.addCallbacks(lambda event: documents.versioning(answers.body_of(event)),
+                              answers.none_for(answers.is_unknown))
 
     def get_object_lock(
         self, *, priority: Priority = 1, deadline_s: float | None = None,
@@ -542,7 +543,8 @@ class S3Client:
         """GetObjectLockConfiguration: "Enabled", or None where there is none or the service does not know it."""
         d = self._bucket("GetObjectLockConfiguration", "GET", priority, deadline_s, query=[("object-lock", "")],
                          parse="bytes")
-        return d.addCallbacks(lambda event: documents.object_lock(answers.body_of(event)), answers.none_for(answers.is_unknown))
+        return d.addCallbacks(lambda event: documents.object_lock(answers.body_of(event)),
+                              answers.none_for(answers.is_unknown))
 
     def close(self) -> Deferred[None]:
         """Stop. Open Deferreds fail with Closed; the engine's thread is joined (bounded, well under a second)."""
