@@ -240,7 +240,7 @@ class SeaweedFS(Service):
     name = "SeaweedFS"
     limited_key_id = "AKIDLIMITED"
     limited_secret = "limited+secret/tahoe-s3"
-    volumes = 400
+    volumes = 4000
 
     def _config(self) -> Path:
         def identity(name: str, key: str, secret: str, actions: Sequence[str]) -> dict[str, object]:
@@ -270,6 +270,8 @@ class SeaweedFS(Service):
         self.url = f"http://127.0.0.1:{ports[3]}"
         data = self.folder / "data"
         data.mkdir(exist_ok=True)
+        # One volume a bucket, not seven: the tests make hundreds of buckets.
+        (self.folder / "master.toml").write_text("[master.volume_growth]\ncopy_1 = 1\n")
         options = [f"-{name}={port}" for name, port in zip(names, ports)]
         options += [f"-{name}.grpc={port}" for name, port in zip(names, ports[len(names) :])]
         return [
