@@ -93,7 +93,7 @@ static void on_start(void *ctx, const xmlChar *name, const xmlChar *prefix, cons
     sax->tags[++sax->depth] = tag;
     sax->wanted = tag != TS3_SAX_OTHER;
     ts3_buf_reset(&sax->text);
-    if (tag != TS3_SAX_OTHER && sax->rules->start)
+    if (tag != TS3_SAX_OTHER || sax->depth == 1)
         sax->rules->start(sax->ctx, sax, tag);
 }
 
@@ -243,6 +243,7 @@ enum ts3_err ts3_sax_run(const struct ts3_alloc *alloc, const char *document, si
         sax.parser->myDoc = NULL;
         xmlFreeParserCtxt(sax.parser);
     }
+    xmlResetLastError(); /* libxml2 keeps a copy of its last error or warning for each thread */
     return err;
 }
 
@@ -340,12 +341,12 @@ bool ts3_sax_grow(struct ts3_sax *sax, const struct ts3_alloc *alloc, void *item
 {
     /* Any object pointer may be read through memcpy, whatever it points to. */
     void *data;
-    if (count < *cap)
-        return true;
     if (count >= TS3_XML_MAX_ENTRIES) {
         ts3_sax_fail(sax, TS3_ELIMIT, "more than %d items on a page", TS3_XML_MAX_ENTRIES);
         return false;
     }
+    if (count < *cap)
+        return true;
     size_t want = *cap ? *cap * 2 : 64;
     memcpy(&data, items, sizeof(data));
     data = ts3_alloc_resize(alloc, data, want, size_bytes);

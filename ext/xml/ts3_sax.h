@@ -26,7 +26,8 @@ struct ts3_sax;
 struct ts3_sax_rules {
     const char *const *names;
     size_t name_count; /* at most TS3_SAX_MAX_NAMES */
-    /* An element with a known name starts; may be NULL. */
+    /* An element with a known name starts, or the root, whatever its name (tag may be
+     * TS3_SAX_OTHER): the parser says here whether the root is its own. */
     void (*start)(void *ctx, struct ts3_sax *sax, int tag);
     /* It ends; text is all character data directly within it when it has no child elements, else
      * only what followed the last child. Valid during the call. */
