@@ -10,11 +10,11 @@ Those found without the network are raised by config.py; those that need the buc
 server.open_storage and the store (class names from :class:`WrongRegion` on). docs/errors.rst explains each.
 Nothing here has an owner or a thread.
 """
+
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from typing import Optional
 
 from allmydata.util.configutil import UnknownConfigError
 
@@ -122,12 +122,13 @@ class NotPrepared(ConfigError):
 
 
 class WrongRegion(ConfigError):
-    """The bucket lies in another region than `s3.region` says."""
+    """The bucket lies in another region than `s3.region` says; `actual` is empty where the service keeps it."""
 
     def __init__(self, *, bucket: str, configured: str, actual: str) -> None:
+        place, write = (f"in '{actual}'", actual) if actual else ("in another region", "<the bucket's region>")
         super().__init__(
-            f"[storage]s3.region in tahoe.cfg is '{configured}', but the bucket '{bucket}' is in "
-            f"'{actual}'; write s3.region = {actual}."
+            f"[storage]s3.region in tahoe.cfg is '{configured}', but the bucket '{bucket}' is {place}; "
+            f"write s3.region = {write}."
         )
 
 
@@ -253,7 +254,7 @@ class NestedOwner(ConfigError):
 class WrongClock(ConfigError):
     """The service refuses requests because this machine's clock differs by more than 15 minutes, even corrected."""
 
-    def __init__(self, *, url: str, own_time_s: int, server_time_s: Optional[int]) -> None:
+    def __init__(self, *, url: str, own_time_s: int, server_time_s: int | None) -> None:
         def show(time_s: int) -> str:
             return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(time_s))
 

@@ -487,6 +487,21 @@ NETWORK_ERRORS: list[tuple[Callable[[], errors.ConfigError], str]] = [
         "s3.region = eu-west-1.",
     ),
     (
+        lambda: errors.WrongRegion(bucket="b", configured="us-east-1", actual=""),
+        "[storage]s3.region in tahoe.cfg is 'us-east-1', but the bucket 'b' is in another region; "
+        "write s3.region = <the bucket's region>.",
+    ),
+    (
+        lambda: errors.NestedOwner(bucket="b", key="p/q/owner.json"),
+        "[storage]s3.bucket in tahoe.cfg names 'b', where another node has its mark at p/q/owner.json, inside the "
+        "place that this node would own; give each node an s3.prefix of its own, neither inside the other.",
+    ),
+    (
+        lambda: errors.WrongClock(url="https://h", own_time_s=1767323045, server_time_s=1767330245),
+        "The service at https://h refuses the time of this machine, whose clock says 2026-01-02 03:04:05 UTC while "
+        "its own says 2026-01-02 05:04:05 UTC; set this machine's clock (both must agree to 15 minutes).",
+    ),
+    (
         lambda: errors.NoSuchBucket(bucket="b", url="https://h", region="r1"),
         "[storage]s3.bucket in tahoe.cfg is 'b', but https://h has no bucket of that name; create it with "
         "`aws --endpoint-url https://h --region r1 s3 mb s3://b` or in your provider's console, or correct "

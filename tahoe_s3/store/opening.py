@@ -101,7 +101,7 @@ def explain(error: S3Error, config: S3Config) -> errors.ConfigError | None:
     if isinstance(error, ClockSkewed):
         return errors.WrongClock(url=config.url, own_time_s=int(time.time()), server_time_s=error.server_time_s)
     if isinstance(error, WrongRegion):
-        actual = error.region or "another region"
+        actual = error.region or ""
         return errors.WrongRegion(bucket=config.bucket, configured=config.region, actual=actual)
     if isinstance(error, BadReply) or (error.kind == "service" and 0 < error.status < 500):
         detail = f"HTTP status {error.status}" if error.status else "no S3 answer"
