@@ -5,7 +5,8 @@
 
 Stores files of several sizes, an SDMF and an MDMF file that change twice, and a directory of 20 children;
 reads all back byte for byte over both protocols, again after the node was restarted, and again after its
-local storage folder was deleted. Prints what lies in the bucket, the S3 requests by operation (counted by a proxy in front of SeaweedFS)
+local storage folder was deleted. Prints what lies in the bucket, the S3 requests by operation (counted by a
+proxy in front of SeaweedFS)
 beside the budget, and the seconds. Exit status 0 only if every byte and every write's budget was right.
 """
 

@@ -114,7 +114,9 @@ class CountingProxy:
         try:
             await self._requests(reader, up_writer)
         except (OSError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            pass  # the client went away or spoke something else: both connections end
+            return  # the client went away or spoke something else: both connections end
+        except asyncio.CancelledError:
+            return  # stop(); asyncio's streams would log a task that ends cancelled
         finally:
             down.cancel()
             await asyncio.gather(down, return_exceptions=True)

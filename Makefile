@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# What a developer needs, on a Debian 12 or newer or an Ubuntu of that age, from a fresh clone:
+#   make demo          the main job with real processes: SeaweedFS, an introducer, a storage node, two clients
+#   make test          every test there is; ends with one line of sums
+#   make lint ctest sanitize pytest tahoe-suites installs bench    parts of it, and more
+#   make clean         removes what these made
+# PYTHON is the interpreter that the virtualenv in VENV is made with.
+
+PYTHON ?= python3
+VENV ?= .venv
+JOBS ?= $(shell nproc 2>/dev/null || echo 1)
+
+BIN = $(VENV)/bin
+STAMP = $(VENV)/installed
+SOURCES = setup.py pyproject.toml README.rst $(wildcard tahoe_s3*.pth tahoe_s3*.start MANIFEST.in) \
+	$(wildcard ext/*/*.c ext/*/*.h tahoe_s3/*.py tahoe_s3/*/*.py tahoe_s3/*.pyi)
+
+WARN = -std=c11 -Wall -Wextra -Wconversion -Wshadow -Werror
+
+.PHONY: help demo test venv packages lint types cwarn ctest sanitize pytest tahoe-suites installs bench clean
+help:
+	@sed -n '2,7s/^# //p' Makefile
+
+demo: venv
+	$(BIN)/python -m tests.live.demo
+
+test: venv
+	$(BIN)/python -m tests.run_all --jobs $(JOBS)
+
+# The C compiler, the libraries' headers, and Python's venv module.
+packages:
+	@.ci/packages $(PYTHON)
+
+venv: packages $(STAMP)
+
+$(STAMP): $(SOURCES) | packages
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[test]'
+	touch $@
+
+lint: venv
+	$(BIN)/ruff check .
+
+types: venv
+	$(BIN)/mypy
+
+# The rooms without Python.h are built by tests/c as well, with every compiler there is; this covers ext/py too.
+cwarn: venv
+	@set -e; include=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("include"))'); \
+	for compiler in gcc clang; do \
+	    command -v $$compiler >/dev/null || continue; \
+	    for source in ext/*/*.c; do \
+	        $$compiler $(WARN) -O2 -c -o /dev/null -Iext -isystem $$include \
+	            $$(pkg-config --cflags libcurl openssl libxml-2.0) $$source; \
+	    done; \
+	    echo "$$compiler: no warning in $$(ls ext/*/*.c | wc -l) files"; \
+	done
+
+ctest: packages
+	$(MAKE) --no-print-directory -C tests/c check
+
+sanitize: packages
+	$(MAKE) --no-print-directory -C tests/c sanitize
+
+pytest: venv
+	$(BIN)/pytest
+
+tahoe-suites: venv
+	$(BIN)/python -m tests.tahoe.run --jobs $(JOBS) --on disk --on moto --on seaweedfs
+
+installs: venv
+	$(BIN)/python -m tests.installs
+
+bench: venv
+	$(BIN)/python benchmarks/put_get.py
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis _trial_temp*
+	find . -name __pycache__ -prune -exec rm -rf {} +
+	find tahoe_s3 -name '*.so' -delete

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Everything that `make test` means, one step after the other, and one line of sums at the end.
+
+    python -m tests.run_all [--jobs 2] [--only NAME]
+
+A step that only checks (ruff, mypy, the warning-free build) counts as one. A later step runs although an earlier one
+failed, so that one run tells all. Exit status 0 only if nothing failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+SUMS = re.compile(r"^(?:.*: )?(\d+) passed, (\d+) failed$")
+PYTEST = re.compile(r"^=*\s*(.*?) in [\d.]+s(?: \([\d:]+\))?\s*=*$")
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command; `sums` says whose last line tells how many tests passed and failed ("" for a mere check)."""
+
+    name: str
+    command: Sequence[str]
+    sums: str = ""
+
+
+@dataclass(frozen=True)
+class Result:
+    name: str
+    passed: int
+    failed: int
+    skipped: int
+    seconds: float
+
+
+def steps(jobs: int) -> list[Step]:
+    tools = Path(sys.executable).parent
+    python = sys.executable
+    suites = [python, "-m", "tests.tahoe.run", f"--jobs={jobs}", "--on=disk", "--on=moto", "--on=seaweedfs"]
+    c_tests = ["make", "--no-print-directory", f"-j{jobs}", "-C", "tests/c"]
+    return [
+        Step("ruff", [str(tools / "ruff"), "check", "."]),
+        Step("mypy --strict", [str(tools / "mypy")]),
+        Step("warning-free C", ["make", "--no-print-directory", "cwarn", f"VENV={tools.parent}"]),
+        Step("C tests", [*c_tests, "check"], "line"),
+        Step("C tests under ASan and UBSan", [*c_tests, "sanitize"], "line"),
+        Step("pytest", [str(tools / "pytest"), "-q", "-p", "no:cacheprovider"], "pytest"),
+        Step("Tahoe's own suites", suites, "line"),
+    ]
+
+
+def count(step: Step, lines: Sequence[str], *, status: int) -> tuple[int, int, int]:
+    """(passed, failed, skipped) of a step that ended; what ended badly without saying so counts as one failure."""
+    passed = failed = skipped = 0
+    if not step.sums:
+        passed = int(status == 0)
+    elif step.sums == "line":
+        found = next((found for found in map(SUMS.match, reversed(lines)) if found), None)
+        passed, failed = (int(found[1]), int(found[2])) if found else (0, 0)
+    else:
+        found = next((found for found in map(PYTEST.match, reversed(lines)) if found), None)
+        words = re.findall(r"(\d+) (\w+)", found[1]) if found else []
+        numbers = {word: int(number) for number, word in words}
+        passed, skipped = numbers.get("passed", 0), numbers.get("skipped", 0)
+        failed = numbers.get("failed", 0) + numbers.get("error", 0) + numbers.get("errors", 0)
+    if (status != 0 or not passed) and not failed:
+        failed = 1
+    return passed, failed, skipped
+
+
+def run(step: Step) -> Result:
+    """Runs a step, its output going on to ours."""
+    print(f"\n--- {step.name}: {' '.join(step.command)}", flush=True)
+    started = time.monotonic()
+    process = subprocess.Popen(
+        step.command,
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    lines = []
+    assert process.stdout is not None
+    for line in process.stdout:
+        lines.append(line.rstrip())
+        print(lines[-1], flush=True)
+    passed, failed, skipped = count(step, lines, status=process.wait())
+    return Result(step.name, passed, failed, skipped, time.monotonic() - started)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--only", action="append", help="names of steps")
+    given = parser.parse_args()
+    chosen = [step for step in steps(given.jobs) if not given.only or step.name in given.only]
+    started = time.monotonic()
+    results = [run(step) for step in chosen]
+    print()
+    for result in results:
+        skipped = f", {result.skipped} skipped" if result.skipped else ""
+        print(f"{result.name}: {result.passed} passed, {result.failed} failed{skipped}, {result.seconds:.0f} s")
+    passed, failed = sum(result.passed for result in results), sum(result.failed for result in results)
+    minutes, seconds = divmod(round(time.monotonic() - started), 60)
+    print(f"make test: {passed} passed, {failed} failed, in {minutes} min {seconds} s", flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
