@@ -146,7 +146,8 @@ class MutableCache:
         try:
             path.write_bytes(data)
         except OSError as error:
-            return self._failed(share, path, error)
+            self._failed(share, path, error)
+            return None
         return self._keep(share, Copy(path, len(data), etag, hashlib.sha256(data).hexdigest()))
 
     def adopt(self, share: ShareId, etag: str, source: Path, *, sha256: str) -> Optional[Copy]:
@@ -162,7 +163,8 @@ class MutableCache:
                 return None
             source.replace(path)
         except OSError as error:
-            return self._failed(share, path, error)
+            self._failed(share, path, error)
+            return None
         return self._keep(share, Copy(path, size, etag, sha256))
 
     def drop(self, share: ShareId) -> None:

@@ -106,16 +106,16 @@ def _mutable_head(name: str, start: bytes, *, schema: Any, object_size: int) -> 
     )
 
 
-def require_mutable(name: str, head: Head, start: bytes) -> None:
-    """Raise as Tahoe does where a mutable share was asked for and another one is there."""
-    if head.kind != MUTABLE:
+def require_mutable(name: str, start: bytes) -> None:
+    """Raise as Tahoe's MutableShareFile does where `start`, a container's first bytes, is not a mutable one's."""
+    if kind_of(start) != MUTABLE:
         raise UnknownMutableContainerVersionError(name, start[:MAGIC_BYTES])
 
 
-def require_immutable(name: str, head: Head, start: bytes) -> None:
-    """Raise as Tahoe does where an immutable share was asked for and a mutable one is there."""
-    if head.kind != IMMUTABLE:
-        raise UnknownImmutableContainerVersionError(name, _COUNT.unpack_from(start)[0])
+def require_immutable(name: str, start: bytes) -> None:
+    """Raise as Tahoe's ShareFile does where a mutable container is there instead."""
+    if kind_of(start) == MUTABLE:
+        raise UnknownImmutableContainerVersionError(name, mutable_instead())
 
 
 def mutable_instead() -> int:

@@ -19,7 +19,7 @@ from twisted.internet.defer import Deferred, DeferredList, inlineCallbacks
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
-from tahoe_s3.client import Changed, NotFound, ObjectInfo, S3Client
+from tahoe_s3.client import Changed, NotFound, ObjectInfo, S3Client, S3Error
 from tahoe_s3.store.index import IMMUTABLE, Index, ShareRow
 from tahoe_s3.store.keys import ShareId, share_key
 from tahoe_s3.store.slots import Slots
@@ -41,6 +41,11 @@ class ShareGone(KeyError):
         return str(self.args[0]) if self.args else "no such share"
 
 
+def is_another_version(error: S3Error) -> bool:
+    """Another ETag; or the object ends before the range that was asked for (InvalidRange)."""
+    return isinstance(error, Changed) or error.status == 416
+
+
 class Restart(Exception):
     """What was being read was replaced by this node meanwhile: read it again. Never leaves the store."""
 
@@ -48,10 +53,15 @@ class Restart(Exception):
 class Shared(Generic[T]):
     """One outcome for several who wait; that one of them gives up does not disturb the others."""
 
-    def __init__(self, work: Deferred[T]) -> None:
+    def __init__(self, work: Optional[Deferred[T]] = None) -> None:
         self._waiters: list[Deferred[T]] = []
         self._result: Any = None
         self.done = False
+        if work is not None:
+            self.follow(work)
+
+    def follow(self, work: Deferred[T]) -> None:
+        """Take over its outcome, for the first and only time."""
         work.addBoth(self._ended)
 
     def _ended(self, result: Any) -> None:
@@ -114,7 +124,9 @@ class Versions:
                 try:
                     result: T = yield attempt(row)
                     return result
-                except Changed:
+                except S3Error as error:
+                    if not is_another_version(error):
+                        raise
                     changes += 1
                     if changes > MAX_CHANGES:
                         raise

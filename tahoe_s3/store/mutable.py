@@ -1,0 +1,484 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Mutable shares: reading their data, and Tahoe's read-test-write on local copies.
+
+A read-test-write brings all shares of the slot to a scratch folder of the shape of Tahoe's storage directory, lets
+Tahoe's own code work there, and then makes the bucket the same: first what changed is put, then what went away is
+deleted. It is answered when the bucket has all of it. Nothing is written where Tahoe's code raises. Where a PUT
+fails, the call fails; shares whose outcome is unknown are unsure (store/slots.py), the others are what the index says.
+
+Owner: the Store. Thread: the reactor's; large files are copied and hashed in its thread pool. Errors: S3Error, the
+exceptions of Tahoe's own code, DamagedContainerError, OSError where the scratch folder cannot be written.
+Limits: FETCHES_AT_ONCE shares of a slot are fetched at once, FETCH_BYTES a request; the scratch folder holds a copy
+of the shares that a call names, links to the others, and goes away with the call.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Collection, Generator, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable, Optional, TypeVar
+
+from allmydata.storage.common import UnknownMutableContainerVersionError, storage_index_to_dir
+from allmydata.util.assertutil import precondition
+from twisted.internet.defer import Deferred, DeferredSemaphore, inlineCallbacks, maybeDeferred
+from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
+
+from tahoe_s3.client import Changed, GetResult, ObjectInfo, S3Error
+from tahoe_s3.store.cache import Copy, copy_file, file_digest
+from tahoe_s3.store.containers import (
+    HEAD_BYTES,
+    Container,
+    Head,
+    inspect_bytes,
+    inspect_file,
+    needed_head_bytes,
+    parse_head,
+    require_mutable,
+)
+from tahoe_s3.store.index import IMMUTABLE, MUTABLE, ShareRow
+from tahoe_s3.store.keys import ShareId, share_key, si_text
+from tahoe_s3.store.objects import put_file
+from tahoe_s3.store.readahead import SMALL_OBJECT_BYTES
+from tahoe_s3.store.versions import Restart, Shared, ShareGone, all_of
+
+if TYPE_CHECKING:
+    from tahoe_s3.store.store import Store
+
+R = TypeVar("R")
+T = TypeVar("T")
+
+FETCHES_AT_ONCE = 4
+PUTS_AT_ONCE = 8
+#: An object up to this size is fetched for a write with one GET, a larger one in pieces of it.
+FETCH_BYTES = 8 * 1024 * 1024
+#: Files beyond this are copied and hashed off the reactor's thread.
+INLINE_BYTES = 1024 * 1024
+
+ReadVector = Sequence[tuple[int, int]]
+
+
+class Reading:
+    """The data of one share version: (offset, length) pairs of it become ranges of the object."""
+
+    def __init__(self, data_offset: int, data_length: int) -> None:
+        self._data_offset = data_offset
+        self._data_length = data_length
+
+    def range(self, offset: int, length: int) -> tuple[int, int]:
+        """Offset and length in the object, cut at the end of the data as MutableShareFile does."""
+        precondition(offset >= 0)
+        precondition(length >= 0)
+        return self._data_offset + offset, max(0, min(length, self._data_length - offset))
+
+
+@dataclass
+class _Local:
+    """One share as it was brought to the scratch folder."""
+
+    shnum: int
+    sha256: str
+
+
+@dataclass
+class _Changed:
+    """A share that is to be put, and what became of it."""
+
+    shnum: int
+    path: Path
+    sha256: str
+    container: Container
+    info: Optional[ObjectInfo] = None
+    error: Optional[BaseException] = None
+
+
+class MutableSlots:
+    """All mutable slots of the store."""
+
+    log = Logger()
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._fetching: dict[tuple[ShareId, str, int], Shared[bytes]] = {}
+
+    # reading
+
+    @inlineCallbacks
+    def readv(
+        self, storage_index: bytes, shnums: Collection[int], readv: ReadVector
+    ) -> Generator[Deferred[Any], Any, dict[int, list[bytes]]]:
+        """The ranges of each of these shares that is here (of all, where none is named)."""
+        yield self._store.slots.settle(storage_index)
+        rows = [row for row in self._store.index.shares(storage_index) if not shnums or row.shnum in shnums]
+        answers = yield all_of([self._readv_one(ShareId(storage_index, row.shnum), readv) for row in rows])
+        return {row.shnum: answer for row, answer in zip(rows, answers) if answer is not None}
+
+    @inlineCallbacks
+    def length(self, storage_index: bytes, shnum: int) -> Generator[Deferred[Any], Any, int]:
+        """The length of a share's data. KeyError where there is no such share."""
+        yield self._store.slots.settle(storage_index)
+        share = ShareId(storage_index, shnum)
+        row = self._store.index.share(*share)
+        if row is None:
+            raise KeyError("No such storage index or share number")
+        self._require_mutable_row(share, row)
+        if row.kind == MUTABLE and row.data_length is not None:
+            return row.data_length
+        lengths: list[int] = []
+
+        def look(head: Head) -> list[tuple[int, int]]:
+            lengths[:] = [head.data_length]
+            return []
+
+        yield self._read_ranges(share, look)
+        return lengths[0]
+
+    @inlineCallbacks
+    def _readv_one(
+        self, share: ShareId, readv: ReadVector
+    ) -> Generator[Deferred[Any], Any, Optional[list[bytes]]]:
+        def ranges(head: Head) -> list[tuple[int, int]]:
+            reading = Reading(head.data_offset, head.data_length)
+            return [reading.range(offset, length) for offset, length in readv]
+
+        try:
+            pieces: list[bytes] = yield self._read_ranges(share, ranges)
+        except ShareGone:
+            return None
+        return pieces
+
+    def _read_ranges(
+        self, share: ShareId, ranges: Callable[[Head], list[tuple[int, int]]]
+    ) -> Deferred[list[bytes]]:
+        """The ranges of the object that `ranges` makes of its head, all of one version."""
+        return self._store.reads.versions.with_row(share, lambda row: self._read_version(share, row, ranges))
+
+    @inlineCallbacks
+    def _read_version(
+        self, share: ShareId, row: ShareRow, ranges: Callable[[Head], list[tuple[int, int]]]
+    ) -> Generator[Deferred[Any], Any, list[bytes]]:
+        self._require_mutable_row(share, row)
+        key = share_key(*share)
+        copy = self._store.cache.find_verified(share, row.etag)
+        if copy is not None:
+            return _read_file(key, copy.path, ranges)
+        if row.size <= SMALL_OBJECT_BYTES:
+            data: bytes = yield self._fetch_small(share, row)
+            head = parse_head(key, data[:HEAD_BYTES], object_size=len(data))
+            return [data[offset : offset + length] for offset, length in ranges(head)]
+        head, row = yield self._read_head(share, row)
+        pieces = yield all_of([self._store.reads.read_version(share, row, *piece) for piece in ranges(head)])
+        return list(pieces)
+
+    @inlineCallbacks
+    def _read_head(self, share: ShareId, row: ShareRow) -> Generator[Deferred[Any], Any, tuple[Head, ShareRow]]:
+        """The head of a large object; and its row, whose ETag is sure from here on."""
+        store, key = self._store, share_key(*share)
+        generation = store.slots.generation(*share)
+        start: bytes = yield store.reads.read_version(share, row, 0, needed_head_bytes(row.size))
+        require_mutable(key, start)
+        head = parse_head(key, start, object_size=row.size)
+        now = store.index.share(*share)
+        if now is None or now.size != row.size or store.slots.generation(*share) != generation:
+            raise Restart
+        store.reads.versions.learn(
+            share, generation, etag=now.etag, size=now.size, kind=head.kind, data_length=head.data_length
+        )
+        return head, now
+
+    def _require_mutable_row(self, share: ShareId, row: ShareRow) -> None:
+        if row.kind == IMMUTABLE:
+            raise UnknownMutableContainerVersionError(share_key(*share), IMMUTABLE)
+
+    # fetching whole objects
+
+    def _fetch_small(self, share: ShareId, row: ShareRow) -> Deferred[bytes]:
+        """A whole object for a reader, one GET for all who ask at the same time. Its copy is kept."""
+        where = (share, row.etag, self._store.slots.generation(*share))
+        shared = self._fetching.get(where)
+        if shared is None:
+            work: Deferred[bytes] = self._fetch_whole(share, row)
+
+            def ended(result: Any) -> Any:
+                self._fetching.pop(where, None)
+                return result
+
+            shared = Shared(work.addBoth(ended))
+            if not shared.done:
+                self._fetching[where] = shared
+        return shared.wait()
+
+    @inlineCallbacks
+    def _fetch_whole(self, share: ShareId, row: ShareRow) -> Generator[Deferred[Any], Any, bytes]:
+        """One GET of the object, of the version that the row names. Learns what it shows."""
+        store, key = self._store, share_key(*share)
+        generation = store.slots.generation(*share)
+        expect = row.etag if row.etag_is_sure else None
+        got: GetResult = yield store.client.get(key, expect_etag=expect, priority=0)
+        if got.size != row.size or len(got.data) != got.size:
+            raise _changed(key, f"{got.size} bytes, not {row.size}")
+        require_mutable(key, got.data)
+        container = inspect_bytes(key, got.data)
+        current = store.reads.versions.learn(
+            share, generation, etag=got.etag, size=got.size, modified_s=got.modified_s, kind=container.head.kind,
+            data_length=container.head.data_length, leases=container.leases,
+        )  # fmt: skip
+        if current:
+            store.cache.put_bytes(share, got.etag, got.data)
+        return got.data
+
+    @inlineCallbacks
+    def _fetch_pieces(self, share: ShareId, row: ShareRow, target: Path) -> Generator[Deferred[Any], Any, str]:
+        """A large object into a new file, piece by piece, all of one version. Fires with the version's ETag."""
+        key = share_key(*share)
+        etag = row.etag if row.etag_is_sure else None
+        with target.open("wb") as file:
+            for offset in range(0, row.size, FETCH_BYTES):
+                length = min(FETCH_BYTES, row.size - offset)
+                got: GetResult = yield self._store.client.get(key, offset=offset, length=length, expect_etag=etag)
+                if got.size != row.size or len(got.data) != length:
+                    raise _changed(key, f"{got.size} bytes, not {row.size}")
+                if offset == 0:
+                    etag = got.etag
+                    require_mutable(key, got.data)
+                file.write(got.data)
+        return etag or ""
+
+    # read-test-write
+
+    def read_test_write(
+        self, storage_index: bytes, *, touched: Collection[int], execute: Callable[[str], R]
+    ) -> Deferred[R]:
+        """Run `execute` on a folder that has the slot's shares as Tahoe's disk backend would, then make the bucket
+        the same. `touched`: the share numbers that it may write. Fires with what `execute` returned."""
+        return self._store.slots.run(
+            storage_index, lambda: self._read_test_write(storage_index, frozenset(touched), execute)
+        )
+
+    @inlineCallbacks
+    def _read_test_write(
+        self, storage_index: bytes, touched: frozenset[int], execute: Callable[[str], R]
+    ) -> Generator[Deferred[Any], Any, R]:
+        scratch = self._store.incoming_dir / f"rtw-{secrets.token_hex(8)}"
+        try:
+            folder = scratch / storage_index_to_dir(storage_index)
+            folder.parent.mkdir(parents=True)
+            before: list[_Local] = yield self._bring(storage_index, touched, folder)
+            result = execute(str(scratch))
+            after = {int(path.name) for path in folder.iterdir()} if folder.is_dir() else set()
+            changed: list[_Changed] = yield self._find_changed(
+                storage_index, {local.shnum: local.sha256 for local in before}, after & touched, folder
+            )
+            gone = {local.shnum for local in before} - after
+            yield self._apply(storage_index, changed, gone)
+            return result
+        finally:
+            self._remove(scratch)
+
+    def _remove(self, scratch: Path) -> None:
+        def failed(_function: object, path: str, problem: Any) -> None:
+            self.log.warn("cannot remove {path}: {problem}", path=path, problem=str(problem[1]))
+
+        if scratch.exists():
+            shutil.rmtree(scratch, onerror=failed)
+
+    @inlineCallbacks
+    def _bring(
+        self, storage_index: bytes, touched: frozenset[int], folder: Path
+    ) -> Generator[Deferred[Any], Any, list[_Local]]:
+        """All shares of the slot into `folder`, each a file whose bytes are those of the bucket."""
+        rows = self._store.index.shares(storage_index)
+        if not rows:
+            return []
+        folder.mkdir()
+        gate = DeferredSemaphore(FETCHES_AT_ONCE)
+        versions = self._store.reads.versions
+
+        def bring(shnum: int) -> Deferred[_Local]:
+            share, target = ShareId(storage_index, shnum), folder / str(shnum)
+            return versions.with_row(
+                share, lambda row: self._bring_one(share, row, target, is_touched=shnum in touched), locked=True
+            )
+
+        brought: list[_Local] = yield all_of([gate.run(bring, row.shnum) for row in rows])
+        return brought
+
+    @inlineCallbacks
+    def _bring_one(
+        self, share: ShareId, row: ShareRow, target: Path, *, is_touched: bool
+    ) -> Generator[Deferred[Any], Any, _Local]:
+        self._require_mutable_row(share, row)
+        copy = self._store.cache.find(share, row.etag)
+        if copy is not None:
+            placed = yield self._place(share, copy, target, is_touched=is_touched)
+            if not placed:
+                copy = None
+        if copy is None:
+            sha256: str = yield self._bring_new(share, row, target, is_touched=is_touched)
+        else:
+            sha256 = copy.sha256
+        self._learn_file(share, target)
+        return _Local(share.shnum, sha256)
+
+    @inlineCallbacks
+    def _place(
+        self, share: ShareId, copy: Copy, target: Path, *, is_touched: bool
+    ) -> Generator[Deferred[Any], Any, bool]:
+        """A cached copy into the scratch folder: its own file where it may be written, else a link. False where it
+        turned out to be damaged; then it is dropped."""
+        try:
+            if is_touched:
+                digest = yield self._off_reactor(copy.size, copy_file, copy.path, target)
+            else:
+                os.link(copy.path, target)
+                digest = yield self._off_reactor(copy.size, file_digest, target)
+            right = digest == copy.sha256
+        except FileNotFoundError:
+            # Pushed out of the cache meanwhile.
+            return False
+        if not right:
+            self._store.cache.damaged(share, copy)
+            target.unlink()
+        return bool(right)
+
+    @inlineCallbacks
+    def _bring_new(
+        self, share: ShareId, row: ShareRow, target: Path, *, is_touched: bool
+    ) -> Generator[Deferred[Any], Any, str]:
+        """Fetch it into the scratch folder, and into the cache if it fits. Fires with its SHA-256."""
+        if row.size <= FETCH_BYTES:
+            data = yield self._fetch_whole(share, row)
+            target.write_bytes(data)
+            digest: str = yield self._off_reactor(len(data), file_digest, target)
+            return digest
+        etag = yield self._fetch_pieces(share, row, target)
+        digest = yield self._off_reactor(row.size, file_digest, target)
+        generation = self._store.slots.generation(*share)
+        self._store.reads.versions.learn(share, generation, etag=etag, size=row.size)
+        if not is_touched:
+            spare = target.with_name(f"{target.name}.spare")
+            os.link(target, spare)
+            if self._store.cache.adopt(share, etag, spare, sha256=digest) is None:
+                spare.unlink(missing_ok=True)
+        return digest
+
+    def _learn_file(self, share: ShareId, path: Path) -> None:
+        """What the container says, where the index does not know it; and whether it is a mutable one at all."""
+        key, store = share_key(*share), self._store
+        with path.open("rb") as file:
+            require_mutable(key, file.read(HEAD_BYTES))
+        container = inspect_file(key, path)
+        row = store.index.share(*share)
+        if row is not None and (row.kind is None or row.data_length is None or row.leases is None):
+            store.reads.versions.learn(
+                share, store.slots.generation(*share), etag=row.etag, size=row.size, kind=container.head.kind,
+                data_length=container.head.data_length, leases=container.leases,
+            )  # fmt: skip
+
+    @inlineCallbacks
+    def _find_changed(
+        self, storage_index: bytes, before: dict[int, str], shnums: Iterable[int], folder: Path
+    ) -> Generator[Deferred[Any], Any, list[_Changed]]:
+        changed = []
+        for shnum in sorted(shnums):
+            path = folder / str(shnum)
+            sha256 = yield self._off_reactor(path.stat().st_size, file_digest, path)
+            if before.get(shnum) != sha256:
+                container = inspect_file(share_key(storage_index, shnum), path)
+                changed.append(_Changed(shnum, path, sha256, container))
+        return changed
+
+    # making the bucket the same
+
+    @inlineCallbacks
+    def _apply(
+        self, storage_index: bytes, changed: list[_Changed], gone: set[int]
+    ) -> Generator[Deferred[Any], Any, None]:
+        gate = DeferredSemaphore(PUTS_AT_ONCE)
+        yield all_of([gate.run(self._put, storage_index, one) for one in changed])
+        for one in changed:
+            self._adopt(ShareId(storage_index, one.shnum), one)
+        for one in changed:
+            if one.error is not None:
+                raise one.error
+        if not gone:
+            return
+        yield all_of([gate.run(self._delete, ShareId(storage_index, shnum)) for shnum in sorted(gone)])
+        if not self._store.index.shares(storage_index):
+            try:
+                yield self._store.overlay.delete(storage_index)
+            except S3Error as error:
+                # The shares are gone, which is what was asked for.
+                self.log.warn(
+                    "the lease object of {si} is left over: {error}", si=si_text(storage_index), error=str(error)
+                )
+
+    @inlineCallbacks
+    def _put(self, storage_index: bytes, one: _Changed) -> Generator[Deferred[Any], Any, None]:
+        key = share_key(storage_index, one.shnum)
+        try:
+            one.info = yield maybeDeferred(
+                put_file, self._store.client, key, one.path, part_size_bytes=self._store.part_size_bytes
+            )
+        except Exception as error:
+            # Raised when all have ended: what was put must be noted whatever became of the others.
+            one.error = error
+
+    def _adopt(self, share: ShareId, one: _Changed) -> None:
+        """Note what became of one PUT."""
+        store = self._store
+        if one.info is None:
+            store.cache.drop(share)
+            if not isinstance(one.error, S3Error) or one.error.outcome != "not_applied":
+                store.slots.mark_unsure(*share)
+            store.reads.forget(share)
+            return
+        row = ShareRow(
+            share.shnum, one.container.size, one.info.etag, True, one.info.modified_s, MUTABLE,
+            one.container.head.data_length, one.container.leases,
+        )  # fmt: skip
+        store.index.put_share(share.storage_index, row)
+        store.share_changed(*share)
+        store.cache.adopt(share, one.info.etag, one.path, sha256=one.sha256)
+
+    @inlineCallbacks
+    def _delete(self, share: ShareId) -> Generator[Deferred[Any], Any, None]:
+        store = self._store
+        try:
+            yield store.client.delete(share_key(*share))
+        except S3Error as error:
+            if error.outcome != "not_applied":
+                store.slots.mark_unsure(*share)
+                store.cache.drop(share)
+                store.reads.forget(share)
+            raise
+        store.index.drop_share(*share)
+        store.cache.drop(share)
+        store.share_changed(*share)
+
+    def _off_reactor(self, size: int, work: Callable[..., T], *arguments: Any) -> Deferred[T]:
+        """Run it in the reactor's thread pool if it is long."""
+        reactor = self._store.reactor
+        if size <= INLINE_BYTES or not hasattr(reactor, "getThreadPool"):
+            return maybeDeferred(work, *arguments)
+        done: Deferred[T] = deferToThreadPool(reactor, reactor.getThreadPool(), work, *arguments)
+        return done
+
+
+def _changed(key: str, message: str) -> Changed:
+    return Changed(message, operation="GetObject", method="GET", key=key, kind="changed")
+
+
+def _read_file(key: str, path: Path, ranges: Callable[[Head], list[tuple[int, int]]]) -> list[bytes]:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        start = os.pread(fd, HEAD_BYTES, 0)
+        require_mutable(key, start)
+        head = parse_head(key, start, object_size=os.fstat(fd).st_size)
+        return [os.pread(fd, length, offset) for offset, length in ranges(head)]
+    finally:
+        os.close(fd)
