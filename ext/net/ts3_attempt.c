@@ -1,0 +1,418 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* See ts3_attempt.h. */
+#include "net/ts3_attempt.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "net/ts3_engine_priv.h"
+
+#define EXTRA_HEADERS 3 /* signed ones of ours: range, content-md5, x-amz-security-token */
+
+struct wire {
+    struct ts3_pair headers[TS3_ENGINE_PAIRS + EXTRA_HEADERS];
+    size_t count;
+    char range[64];
+    struct ts3_str payload;
+};
+
+static void add(struct wire *wire, const char *name, const char *value)
+{
+    wire->headers[wire->count++] = (struct ts3_pair){ts3_str_of(name), ts3_str_of(value)};
+}
+
+/* The headers that are signed, and the payload's hash. */
+static void collect(const struct ts3_loop *loop, const struct ts3_request *request, struct wire *wire)
+{
+    wire->count = request->header_count;
+    if (wire->count > 0)
+        memcpy(wire->headers, request->headers, wire->count * sizeof *wire->headers);
+    if (request->into != NULL) {
+        uint64_t first = request->offset + ts3_window_ready(request->into);
+        uint64_t last = request->offset + ts3_window_size(request->into) - 1;
+        (void)snprintf(wire->range, sizeof wire->range, "bytes=%" PRIu64 "-%" PRIu64, first, last);
+        add(wire, "range", wire->range);
+    }
+    if (request->body.want_md5)
+        add(wire, "content-md5", request->body.md5);
+    if (loop->creds.token.len > 0)
+        add(wire, "x-amz-security-token", ts3_buf_text(&loop->creds.token));
+    wire->payload = ts3_str_of(request->body.want_sha256 ? request->body.sha256 : TS3_UNSIGNED_PAYLOAD);
+}
+
+static enum ts3_err sign(struct ts3_loop *loop, struct ts3_request *request, const struct wire *wire)
+{
+    request->signed_skew_s = atomic_load(&loop->skew_s);
+    memcpy(request->signed_region, loop->region, sizeof request->signed_region);
+    struct ts3_sigv4_request input = {
+        .method = ts3_str_of(ts3_method_text(request->method)),
+        .host = ts3_str_of(loop->site->host),
+        .path = request->path,
+        .query = request->query,
+        .query_count = request->query_count,
+        .headers = wire->headers,
+        .header_count = wire->count,
+        .payload = wire->payload,
+        .time_s = loop->clock->wall_s(loop->clock->ctx) + request->signed_skew_s,
+        .region = ts3_str_of(loop->region),
+        .service = TS3_STR("s3"),
+        .access_key_id = ts3_buf_str(&loop->creds.access_key_id),
+        .secret = ts3_buf_str(&loop->creds.secret),
+    };
+    return ts3_sigv4_sign(loop->signer, &input, &loop->signed_out);
+}
+
+/* Appends "name: value" and where it begins; an empty value needs libcurl's "name;". */
+static enum ts3_err write_header(struct ts3_slot *slot, size_t *at, struct ts3_str name, struct ts3_str value)
+{
+    at[0] = slot->text.len;
+    enum ts3_err err = ts3_buf_append_str(&slot->text, name);
+    if (err == TS3_OK)
+        err = ts3_buf_append_text(&slot->text, value.len ? ": " : ";");
+    if (err == TS3_OK)
+        err = ts3_buf_append_str(&slot->text, value);
+    return err == TS3_OK ? ts3_buf_append_char(&slot->text, '\0') : err;
+}
+
+/* A header that libcurl would add by itself and shall not. */
+static enum ts3_err drop_header(struct ts3_slot *slot, size_t *at, const char *name_colon)
+{
+    at[0] = slot->text.len;
+    enum ts3_err err = ts3_buf_append_text(&slot->text, name_colon);
+    return err == TS3_OK ? ts3_buf_append_char(&slot->text, '\0') : err;
+}
+
+static enum ts3_err write_headers(const struct ts3_loop *loop, const struct ts3_request *request,
+                                  const struct wire *wire, struct ts3_slot *slot)
+{
+    size_t at[TS3_SLOT_HEADERS];
+    size_t count = 0;
+    ts3_buf_reset(&slot->text);
+    const struct ts3_sigv4_out *out = &loop->signed_out;
+    enum ts3_err err = write_header(slot, &at[count++], TS3_STR("Authorization"), ts3_buf_str(&out->authorization));
+    if (err == TS3_OK)
+        err = write_header(slot, &at[count++], TS3_STR("x-amz-date"), ts3_str_of(out->amz_date));
+    if (err == TS3_OK)
+        err = write_header(slot, &at[count++], TS3_STR("x-amz-content-sha256"), wire->payload);
+    for (size_t i = 0; err == TS3_OK && i < wire->count; i++)
+        err = write_header(slot, &at[count++], wire->headers[i].name, wire->headers[i].value);
+    if (request->method == TS3_PUT || request->method == TS3_POST) {
+        if (err == TS3_OK)
+            err = drop_header(slot, &at[count++], "Expect:");
+        if (err == TS3_OK && !request->has_content_type)
+            err = drop_header(slot, &at[count++], "Content-Type:");
+    }
+    if (err != TS3_OK)
+        return err;
+    for (size_t i = 0; i < count; i++) {
+        slot->headers[i].data = slot->text.data + at[i];
+        slot->headers[i].next = i + 1 < count ? &slot->headers[i + 1] : NULL;
+    }
+    return TS3_OK;
+}
+
+static enum ts3_err write_url(const struct ts3_loop *loop, struct ts3_slot *slot)
+{
+    ts3_buf_reset(&slot->url);
+    enum ts3_err err = ts3_buf_append_text(&slot->url, loop->site->origin);
+    if (err == TS3_OK)
+        err = ts3_buf_append_str(&slot->url, ts3_buf_str(&loop->signed_out.path));
+    if (err == TS3_OK && loop->signed_out.query.len > 0) {
+        err = ts3_buf_append_char(&slot->url, '?');
+        if (err == TS3_OK)
+            err = ts3_buf_append_str(&slot->url, ts3_buf_str(&loop->signed_out.query));
+    }
+    return err;
+}
+
+/* PUT is sent as a POST of another name: libcurl's way of uploading costs far more for small bodies, and this way
+ * resends, lengths and methods work alike for all bodies. */
+static CURLcode set_body(CURL *easy, const struct ts3_request *request)
+{
+    const struct ts3_body *body = &request->body;
+    bool whole = body->kind == TS3_BODY_NONE ||
+                 (body->kind != TS3_BODY_STREAM && body->size_bytes <= TS3_SLOT_INLINE_BYTES);
+    const void *data = body->kind == TS3_BODY_NONE ? (const void *)"" : (const void *)body->data;
+    CURLcode code = curl_easy_setopt(easy, CURLOPT_POST, 1L);
+    if (code == CURLE_OK)
+        code = curl_easy_setopt(easy, CURLOPT_POSTFIELDS, whole ? data : NULL);
+    if (code == CURLE_OK)
+        code = curl_easy_setopt(easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)body->size_bytes);
+    if (code == CURLE_OK)
+        code = curl_easy_setopt(easy, CURLOPT_CUSTOMREQUEST, request->method == TS3_PUT ? "PUT" : NULL);
+    return code;
+}
+
+static CURLcode set_method(CURL *easy, const struct ts3_request *request)
+{
+    if (request->method == TS3_PUT || request->method == TS3_POST)
+        return set_body(easy, request);
+    CURLcode code = curl_easy_setopt(easy, CURLOPT_HTTPGET, 1L);
+    if (code == CURLE_OK)
+        code = curl_easy_setopt(easy, CURLOPT_CUSTOMREQUEST, request->method == TS3_DELETE ? "DELETE" : NULL);
+    if (code == CURLE_OK && request->method == TS3_HEAD)
+        code = curl_easy_setopt(easy, CURLOPT_NOBODY, 1L);
+    return code;
+}
+
+static enum ts3_err set_request(const struct ts3_request *request, struct ts3_slot *slot)
+{
+    CURL *easy = slot->easy;
+    CURLcode code = curl_easy_setopt(easy, CURLOPT_URL, ts3_buf_text(&slot->url));
+    if (code == CURLE_OK)
+        code = curl_easy_setopt(easy, CURLOPT_HTTPHEADER, slot->headers);
+    if (code == CURLE_OK)
+        code = set_method(easy, request);
+    if (code == CURLE_OK)
+        code = curl_easy_setopt(easy, CURLOPT_FRESH_CONNECT, request->fresh ? 1L : 0L);
+    return code == CURLE_OK ? TS3_OK : code == CURLE_OUT_OF_MEMORY ? TS3_ENOMEM : TS3_ENET;
+}
+
+static void reset_attempt(struct ts3_request *request)
+{
+    size_t max = request->max_answer_bytes;
+    ts3_answer_reset(&request->answer, max > TS3_ANSWER_ERROR_BYTES ? max : TS3_ANSWER_ERROR_BYTES);
+    memset(&request->fault, 0, sizeof request->fault);
+    request->code[0] = '\0';
+    request->region[0] = '\0';
+    request->sent = false;
+    request->paused = false;
+    request->first_byte_us = -1;
+    request->target = 0;
+    (void)ts3_body_seek(&request->body, 0);
+}
+
+enum ts3_err ts3_attempt_start(struct ts3_loop *loop, struct ts3_request *request)
+{
+    struct wire wire;
+    struct ts3_slot *slot = NULL;
+    reset_attempt(request);
+    enum ts3_err err = ts3_engine_refresh_creds(loop->engine, &loop->creds);
+    if (err != TS3_OK)
+        return err;
+    collect(loop, request, &wire);
+    err = sign(loop, request, &wire);
+    if (err == TS3_OK)
+        err = ts3_slots_take(&loop->slots, loop, request, &slot);
+    if (err != TS3_OK)
+        return err;
+    err = write_headers(loop, request, &wire, slot);
+    if (err == TS3_OK)
+        err = write_url(loop, slot);
+    if (err == TS3_OK)
+        err = set_request(request, slot);
+    if (err == TS3_OK && curl_multi_add_handle(loop->multi, slot->easy) != CURLM_OK)
+        err = TS3_ENET;
+    if (err != TS3_OK) {
+        ts3_slots_give(&loop->slots, slot);
+        return err;
+    }
+    request->slot = slot;
+    request->stage = TS3_STAGE_ACTIVE;
+    request->attempts++;
+    if (request->started_us < 0)
+        request->started_us = loop->now_us;
+    loop->active++;
+    loop->connecting++;
+    atomic_store(&loop->in_flight, loop->active);
+    atomic_fetch_add(&loop->attempts, 1);
+    ts3_loop_phase(loop, request, TS3_PHASE_CONNECT);
+    return TS3_OK;
+}
+
+void ts3_attempt_stop(struct ts3_loop *loop, struct ts3_request *request)
+{
+    struct ts3_slot *slot = request->slot;
+    ts3_timers_clear(&loop->timers, &request->phase_alarm.timer);
+    (void)curl_multi_remove_handle(loop->multi, slot->easy);
+    if (!slot->connected)
+        loop->connecting--;
+    loop->active--;
+    atomic_store(&loop->in_flight, loop->active);
+    request->slot = NULL;
+    ts3_slots_give(&loop->slots, slot);
+}
+
+/* --- from libcurl's callbacks ------------------------------------------------------------------------------------- */
+
+void ts3_attempt_on_connected(struct ts3_loop *loop, struct ts3_slot *slot)
+{
+    struct ts3_request *request = slot->request;
+    if (slot->connected) {
+        /* libcurl found its idle connection dead after sending, and sends again on a new one by itself. */
+        request->unknown = true;
+    } else {
+        slot->connected = true;
+        loop->connecting--;
+    }
+    request->sent = true;
+    bool large = request->body.size_bytes > TS3_SLOT_INLINE_BYTES;
+    if (!large)
+        atomic_fetch_add(&loop->bytes_up, request->body.size_bytes);
+    ts3_loop_phase(loop, request, large ? TS3_PHASE_SEND : TS3_PHASE_WAIT);
+}
+
+static bool protocol_fault(struct ts3_request *request, const char *what)
+{
+    ts3_request_fault(request, TS3_KIND_PROTOCOL, TS3_TRANSPORT_PROTOCOL, false, "%s", what);
+    return false;
+}
+
+static bool integrity_fault(struct ts3_request *request, const char *what)
+{
+    ts3_request_fault(request, TS3_KIND_INTEGRITY, TS3_TRANSPORT_PROTOCOL, false, "%s", what);
+    return false;
+}
+
+/* The ETag of a GET, against the expected one or that of the attempt before. */
+static bool check_etag(struct ts3_request *request)
+{
+    const struct ts3_answer *answer = &request->answer;
+    bool resumes = request->into != NULL && ts3_window_ready(request->into) > 0;
+    if (request->etag[0] == '\0') {
+        if (resumes)
+            return protocol_fault(request, "a cut-off GET cannot go on, since the service sends no ETag");
+        memcpy(request->etag, answer->etag, sizeof request->etag);
+        return true;
+    }
+    if (answer->etag[0] == '\0')
+        return protocol_fault(request, "the answer has no ETag, though one is expected");
+    if (strcmp(request->etag, answer->etag) == 0)
+        return true;
+    ts3_request_fault(request, TS3_KIND_CHANGED, TS3_TRANSPORT_PROTOCOL, true, "the object has changed: its ETag is new");
+    return false;
+}
+
+/* A 206: exactly the range asked for, or up to the object's end. */
+static bool check_partial(struct ts3_request *request)
+{
+    const struct ts3_answer *answer = &request->answer;
+    uint64_t first = request->offset + ts3_window_ready(request->into);
+    uint64_t last = request->offset + ts3_window_size(request->into) - 1;
+    if (!answer->has_range)
+        return integrity_fault(request, "the answer has no Content-Range");
+    if (answer->range_total != TS3_ANSWER_UNKNOWN && last >= answer->range_total)
+        last = answer->range_total - 1;
+    if (answer->range_first != first || answer->range_last != last)
+        return integrity_fault(request, "the answer's Content-Range is not the range asked for");
+    if (answer->length != TS3_ANSWER_UNKNOWN && answer->length != last - first + 1)
+        return integrity_fault(request, "the answer's Content-Length and Content-Range differ");
+    request->target = last + 1 - request->offset;
+    if (answer->range_total == TS3_ANSWER_UNKNOWN)
+        return true;
+    if (request->total != TS3_SIZE_NONE && request->total != answer->range_total)
+        return integrity_fault(request, "the object's size has changed, though not its ETag");
+    request->total = answer->range_total;
+    return true;
+}
+
+/* A 200 to a request for a range: the whole object, fine where that is what fits the window. */
+static bool check_whole(struct ts3_request *request)
+{
+    const struct ts3_answer *answer = &request->answer;
+    bool from_zero = request->offset == 0 && ts3_window_ready(request->into) == 0;
+    if (!from_zero || answer->length == TS3_ANSWER_UNKNOWN || answer->length > ts3_window_size(request->into))
+        return integrity_fault(request, "the service ignored the Range header");
+    request->target = answer->length;
+    request->total = answer->length;
+    return true;
+}
+
+/* Whether the body of this answer may be taken for what was asked for. */
+static bool check_head(struct ts3_request *request)
+{
+    const struct ts3_answer *answer = &request->answer;
+    bool good = answer->status >= 200 && answer->status < 300;
+    if (answer->range_total != TS3_ANSWER_UNKNOWN && !good)
+        request->total = answer->range_total; /* of a 416: how long the object is */
+    if (!good)
+        return true;
+    if (request->method != TS3_GET && request->method != TS3_HEAD)
+        return true;
+    if (request->method == TS3_HEAD || request->into == NULL) {
+        if (answer->status == 206)
+            return protocol_fault(request, "a range came that was not asked for");
+        if (answer->length != TS3_ANSWER_UNKNOWN)
+            request->total = answer->length;
+        return request->method == TS3_HEAD || request->parse != TS3_PARSE_BYTES || request->etag[0] == '\0' ||
+               check_etag(request);
+    }
+    if (answer->status != 206 && answer->status != 200)
+        return protocol_fault(request, "the answer to a GET has an odd status");
+    return check_etag(request) && (answer->status == 206 ? check_partial(request) : check_whole(request));
+}
+
+bool ts3_attempt_on_header(struct ts3_loop *loop, struct ts3_request *request, struct ts3_str line)
+{
+    struct ts3_answer *answer = &request->answer;
+    if (!answer->begun)
+        request->first_byte_us = loop->now_us;
+    bool before = answer->complete_head;
+    ts3_answer_header(answer, line);
+    if (answer->complete_head && !before) {
+        ts3_loop_phase(loop, request, TS3_PHASE_RECEIVE);
+        return check_head(request);
+    }
+    return true;
+}
+
+/* A body of an answer that is no error, outside of windows. */
+static bool keep_answer(struct ts3_request *request, const char *bytes, size_t size)
+{
+    struct ts3_answer *answer = &request->answer;
+    bool error = answer->status >= 300;
+    if (!error && request->parse == TS3_PARSE_NONE)
+        return true;
+    size_t limit = error ? TS3_ANSWER_ERROR_BYTES : request->max_answer_bytes;
+    if (!error && size > limit - answer->body.len) {
+        ts3_request_fault(request, TS3_KIND_PROTOCOL, TS3_TRANSPORT_PROTOCOL, true,
+                          "the answer is longer than %zu bytes", limit);
+        return false;
+    }
+    answer->body.max = limit;
+    if (ts3_answer_keep(answer, bytes, size) != TS3_OK) {
+        ts3_request_fault(request, TS3_KIND_LOCAL, TS3_TRANSPORT_LOCAL, true, "no memory for the answer");
+        return false;
+    }
+    ts3_request_charge_answer(request, answer->body.cap);
+    return true;
+}
+
+static bool fill_window(struct ts3_loop *loop, struct ts3_request *request, const char *bytes, size_t size)
+{
+    struct ts3_window *window = request->into;
+    if (size > request->target - ts3_window_ready(window))
+        return integrity_fault(request, "the answer is longer than its Content-Range says");
+    if (ts3_window_append(window, bytes, size) != TS3_OK)
+        return integrity_fault(request, "the answer is longer than the window");
+    if (ts3_window_fire(window))
+        ts3_engine_emit(loop->engine, request, false);
+    return true;
+}
+
+bool ts3_attempt_on_body(struct ts3_loop *loop, struct ts3_request *request, const char *bytes, size_t size)
+{
+    request->progress_us = loop->now_us;
+    atomic_fetch_add_explicit(&loop->bytes_down, size, memory_order_relaxed);
+    if (request->into != NULL && (request->answer.status == 200 || request->answer.status == 206))
+        return fill_window(loop, request, bytes, size);
+    return keep_answer(request, bytes, size);
+}
+
+size_t ts3_attempt_on_read(struct ts3_loop *loop, struct ts3_request *request, char *out, size_t size)
+{
+    bool pause = false;
+    size_t got = ts3_body_read(&request->body, out, size, loop->pool, &pause);
+    if (pause) {
+        request->paused = true;
+        return CURL_READFUNC_PAUSE;
+    }
+    if (got == 0 && request->body.error != TS3_OK)
+        return CURL_READFUNC_ABORT;
+    request->progress_us = loop->now_us;
+    atomic_fetch_add_explicit(&loop->bytes_up, got, memory_order_relaxed);
+    if (request->body.position == request->body.size_bytes && request->phase == TS3_PHASE_SEND)
+        ts3_loop_phase(loop, request, TS3_PHASE_WAIT);
+    return got;
+}

@@ -1,0 +1,265 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* See ts3_body.h. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include "net/ts3_body.h"
+
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+static void body_run(struct ts3_job *job);
+
+void ts3_body_init(struct ts3_body *body, const struct ts3_alloc *alloc, const struct ts3_digest *digest, const void *data,
+                   int fd, uint64_t offset, uint64_t size_bytes)
+{
+    memset(body, 0, sizeof *body);
+    body->alloc = alloc;
+    body->digest = digest;
+    body->fd = fd;
+    body->offset = offset;
+    body->size_bytes = size_bytes;
+    body->job.run = body_run;
+    atomic_init(&body->job.stop, false);
+    if (size_bytes == 0) {
+        body->kind = TS3_BODY_NONE;
+    } else if (fd < 0) {
+        body->kind = TS3_BODY_MEMORY;
+        body->data = data;
+    } else {
+        body->kind = size_bytes <= TS3_ENGINE_BODY_BYTES ? TS3_BODY_LOADED : TS3_BODY_STREAM;
+    }
+}
+
+void ts3_body_free(struct ts3_body *body)
+{
+    if (body->fd >= 0)
+        close(body->fd);
+    body->fd = -1;
+    ts3_alloc_free(body->alloc, body->memory);
+    body->memory = NULL;
+    body->data = NULL;
+}
+
+size_t ts3_body_cost(const struct ts3_body *body)
+{
+    if (body->kind == TS3_BODY_LOADED)
+        return (size_t)body->size_bytes;
+    return body->kind == TS3_BODY_STREAM ? 2 * TS3_BODY_CHUNK_BYTES : 0;
+}
+
+/* --- on a worker ------------------------------------------------------------------------------------------------ */
+
+static void fail(struct ts3_body *body, enum ts3_err err, int number)
+{
+    body->error = err;
+    body->error_number = number;
+}
+
+static bool stopped(const struct ts3_body *body)
+{
+    return atomic_load_explicit(&body->job.stop, memory_order_relaxed);
+}
+
+/* Reads size bytes of the region from position on; false when it failed or was stopped. */
+static bool read_region(struct ts3_body *body, unsigned char *out, uint64_t position, size_t size)
+{
+    while (size > 0) {
+        ssize_t got = pread(body->fd, out, size, (off_t)(body->offset + position));
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got <= 0) {
+            fail(body, TS3_EIO, got < 0 ? errno : 0);
+            return false;
+        }
+        out += got;
+        position += (uint64_t)got;
+        size -= (size_t)got;
+    }
+    return true;
+}
+
+static size_t slice_at(const struct ts3_body *body, uint64_t position)
+{
+    uint64_t left = body->size_bytes - position;
+    return left < TS3_BODY_SLICE_BYTES ? (size_t)left : TS3_BODY_SLICE_BYTES;
+}
+
+static void prepare_run(struct ts3_body *body)
+{
+    struct ts3_sha256 hash = {NULL};
+    if (body->want_sha256) {
+        enum ts3_err err = ts3_sha256_init(body->digest, &hash);
+        if (err != TS3_OK) {
+            fail(body, err, 0);
+            return;
+        }
+    }
+    bool reads = body->kind != TS3_BODY_MEMORY;
+    bool keeps = body->kind != TS3_BODY_STREAM;
+    for (uint64_t at = 0; at < body->size_bytes && !stopped(body);) {
+        size_t size = slice_at(body, at);
+        const unsigned char *slice = body->data + (keeps ? at : 0);
+        if (reads && !read_region(body, body->memory + (keeps ? at : 0), at, size))
+            break;
+        if (body->want_sha256) {
+            enum ts3_err err = ts3_sha256_update(&hash, slice, size);
+            if (err != TS3_OK) {
+                fail(body, err, 0);
+                break;
+            }
+        }
+        at += size;
+    }
+    if (body->error == TS3_OK && !stopped(body)) {
+        if (body->want_sha256)
+            body->error = ts3_sha256_final_hex(&hash, body->sha256);
+        if (body->want_md5 && body->error == TS3_OK)
+            body->error = ts3_md5_base64(body->digest, body->data, (size_t)body->size_bytes, body->md5);
+    }
+    ts3_sha256_free(&hash);
+}
+
+static void chunk_run(struct ts3_body *body)
+{
+    const struct ts3_chunk *chunk = &body->chunk[body->filling];
+    uint64_t begin = chunk->index * TS3_BODY_CHUNK_BYTES;
+    uint64_t end = begin + TS3_BODY_CHUNK_BYTES;
+    if (end > body->size_bytes)
+        end = body->size_bytes;
+    for (uint64_t at = begin; at < end && !stopped(body);) {
+        size_t size = slice_at(body, at);
+        if (size > end - at)
+            size = (size_t)(end - at);
+        if (!read_region(body, chunk->data + (at - begin), at, size))
+            return;
+        at += size;
+    }
+}
+
+static void body_run(struct ts3_job *job)
+{
+    struct ts3_body *body = TS3_MEMBER(job, struct ts3_body, job);
+    if (body->task == TS3_TASK_PREPARE)
+        prepare_run(body);
+    else
+        chunk_run(body);
+}
+
+/* --- on the loop ------------------------------------------------------------------------------------------------- */
+
+static void start_job(struct ts3_body *body, enum ts3_body_task task, struct ts3_pool *pool, bool urgent)
+{
+    body->task = task;
+    body->working = true;
+    ts3_pool_submit(pool, &body->job, urgent);
+}
+
+static enum ts3_err allocate(struct ts3_body *body)
+{
+    size_t cost = ts3_body_cost(body);
+    if (cost == 0 || body->memory != NULL)
+        return TS3_OK;
+    body->memory = ts3_alloc_resize(body->alloc, NULL, cost, 1);
+    if (body->memory == NULL)
+        return TS3_ENOMEM;
+    body->data = body->memory;
+    if (body->kind == TS3_BODY_STREAM) {
+        body->chunk[0].data = body->memory;
+        body->chunk[1].data = body->memory + TS3_BODY_CHUNK_BYTES;
+    }
+    return TS3_OK;
+}
+
+enum ts3_err ts3_body_prepare(struct ts3_body *body, struct ts3_pool *pool, bool urgent)
+{
+    enum ts3_err err = allocate(body);
+    if (err != TS3_OK)
+        return err;
+    bool digests = body->want_sha256 || body->want_md5;
+    bool nothing = !digests && (body->kind == TS3_BODY_MEMORY || body->kind == TS3_BODY_STREAM);
+    if (nothing) {
+        body->prepared = true;
+    } else if (body->kind == TS3_BODY_NONE) {
+        memcpy(body->sha256, TS3_SHA256_EMPTY, sizeof body->sha256);
+        if (body->want_md5)
+            err = ts3_md5_base64(body->digest, "", 0, body->md5);
+        body->prepared = err == TS3_OK;
+    } else if (body->kind == TS3_BODY_MEMORY && body->size_bytes <= TS3_BODY_INLINE_BYTES) {
+        prepare_run(body);
+        err = body->error;
+        body->prepared = err == TS3_OK;
+    } else {
+        start_job(body, TS3_TASK_PREPARE, pool, urgent);
+    }
+    return err;
+}
+
+void ts3_body_done(struct ts3_body *body)
+{
+    body->working = false;
+    if (body->error != TS3_OK || stopped(body))
+        return;
+    if (body->task == TS3_TASK_PREPARE)
+        body->prepared = true;
+    else
+        body->chunk[body->filling].valid = true;
+}
+
+/* Has a worker fill the chunk that is read next, or else the one behind it. */
+static void fill_ahead(struct ts3_body *body, struct ts3_pool *pool)
+{
+    uint64_t current = body->position / TS3_BODY_CHUNK_BYTES;
+    for (uint64_t index = current; index <= current + 1 && !body->working; index++) {
+        if (index * TS3_BODY_CHUNK_BYTES >= body->size_bytes)
+            return;
+        struct ts3_chunk *chunk = &body->chunk[index % 2];
+        if (chunk->valid && chunk->index == index)
+            continue;
+        chunk->index = index;
+        chunk->valid = false;
+        body->filling = (unsigned)(index % 2);
+        start_job(body, TS3_TASK_CHUNK, pool, true);
+    }
+}
+
+static size_t read_chunks(struct ts3_body *body, void *out, size_t size, struct ts3_pool *pool, bool *pause)
+{
+    uint64_t index = body->position / TS3_BODY_CHUNK_BYTES;
+    const struct ts3_chunk *chunk = &body->chunk[index % 2];
+    bool here = chunk->valid && chunk->index == index;
+    if (here) {
+        uint64_t left = (index + 1) * TS3_BODY_CHUNK_BYTES - body->position;
+        if (size > left)
+            size = (size_t)left;
+        memcpy(out, chunk->data + body->position % TS3_BODY_CHUNK_BYTES, size);
+        body->position += size;
+    }
+    fill_ahead(body, pool);
+    *pause = !here;
+    return here ? size : 0;
+}
+
+size_t ts3_body_read(struct ts3_body *body, void *out, size_t size, struct ts3_pool *pool, bool *pause)
+{
+    *pause = false;
+    uint64_t left = body->size_bytes - body->position;
+    if (size > left)
+        size = (size_t)left;
+    if (size == 0 || body->error != TS3_OK)
+        return 0;
+    if (body->kind == TS3_BODY_STREAM)
+        return read_chunks(body, out, size, pool, pause);
+    memcpy(out, body->data + body->position, size);
+    body->position += size;
+    return size;
+}
+
+enum ts3_err ts3_body_seek(struct ts3_body *body, uint64_t position)
+{
+    if (position > body->size_bytes)
+        return TS3_EINVAL;
+    body->position = position;
+    return TS3_OK;
+}

@@ -1,0 +1,390 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* See ts3_loop.h. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include "net/ts3_loop.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <linux/sockios.h>
+
+#include "net/ts3_attempt.h"
+#include "net/ts3_engine_priv.h"
+#include "net/ts3_schedule.h"
+#include "net/ts3_verdict.h"
+
+#define LOOP_EVENTS 64
+#define LOOP_SLEEP_MS 60000 /* the longest poll; there is nothing to do then, it only bounds the arithmetic */
+
+/* --- making and freeing ------------------------------------------------------------------------------------------- */
+
+static int64_t real_us(void)
+{
+    const struct ts3_clock *clock = ts3_clock_system();
+    return clock->mono_us(clock->ctx);
+}
+
+static int on_timer(CURLM *multi, long timeout_ms, void *arg)
+{
+    struct ts3_loop *loop = arg;
+    (void)multi;
+    loop->curl_due_us = timeout_ms < 0 ? TS3_TIMER_NEVER : real_us() + (int64_t)timeout_ms * 1000;
+    return 0;
+}
+
+static enum ts3_err init_multi(struct ts3_loop *loop)
+{
+    loop->multi = curl_multi_init();
+    if (loop->multi == NULL)
+        return TS3_ENOMEM;
+    CURLMcode code = ts3_sockets_attach_multi(&loop->sockets, loop->multi);
+    if (code == CURLM_OK)
+        code = curl_multi_setopt(loop->multi, CURLMOPT_TIMERFUNCTION, on_timer);
+    if (code == CURLM_OK)
+        code = curl_multi_setopt(loop->multi, CURLMOPT_TIMERDATA, loop);
+    if (code == CURLM_OK)
+        code = curl_multi_setopt(loop->multi, CURLMOPT_MAXCONNECTS, (long)loop->places);
+    if (code == CURLM_OK)
+        code = curl_multi_setopt(loop->multi, CURLMOPT_PIPELINING, CURLPIPE_NOTHING);
+    return code == CURLM_OK ? TS3_OK : TS3_ENET;
+}
+
+static enum ts3_err init_poll(struct ts3_loop *loop)
+{
+    loop->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+    if (loop->epoll_fd < 0)
+        return TS3_EIO;
+    struct epoll_event event = {.events = EPOLLIN, .data.fd = loop->shared->wake_fd};
+    return epoll_ctl(loop->epoll_fd, EPOLL_CTL_ADD, loop->shared->wake_fd, &event) == 0 ? TS3_OK : TS3_EIO;
+}
+
+static void init_plain(struct ts3_loop *loop, struct ts3_engine *engine)
+{
+    memset(loop, 0, sizeof *loop);
+    loop->engine = engine;
+    loop->alloc = engine->alloc;
+    loop->clock = engine->clock;
+    loop->site = &engine->site;
+    loop->shared = engine->shared;
+    loop->pool = &engine->pool;
+    loop->places = engine->max_connections;
+    loop->connect_ms = engine->connect_ms;
+    loop->epoll_fd = -1;
+    loop->curl_due_us = TS3_TIMER_NEVER;
+    ts3_list_init(&loop->all);
+    for (int i = 0; i < TS3_PRIORITIES; i++) {
+        ts3_list_init(&loop->body_queue[i]);
+        ts3_list_init(&loop->ready_queue[i]);
+    }
+    ts3_timers_init(&loop->timers, loop->alloc);
+    ts3_sigv4_out_init(&loop->signed_out, loop->alloc);
+    (void)strncpy(loop->region, loop->site->region, sizeof loop->region - 1);
+    ts3_retry_quota_init(&loop->quota, engine->retry_tokens);
+    if (engine->given_rand != NULL)
+        loop->rand = *engine->given_rand;
+    else
+        ts3_rand_system(&loop->rand, &loop->rand_state);
+}
+
+enum ts3_err ts3_loop_init(struct ts3_loop *loop, struct ts3_engine *engine)
+{
+    init_plain(loop, engine);
+    enum ts3_err err = init_poll(loop);
+    ts3_sockets_init(&loop->sockets, loop->alloc, loop->epoll_fd);
+    if (err == TS3_OK)
+        err = ts3_slots_init(&loop->slots, loop->alloc, loop->places);
+    if (err == TS3_OK)
+        err = ts3_sigv4_new(loop->alloc, engine->digest, &loop->signer);
+    if (err == TS3_OK)
+        err = init_multi(loop);
+    if (err != TS3_OK)
+        ts3_loop_free(loop);
+    return err;
+}
+
+void ts3_loop_free(struct ts3_loop *loop)
+{
+    ts3_slots_free(&loop->slots, loop->alloc);
+    if (loop->multi != NULL)
+        (void)curl_multi_cleanup(loop->multi);
+    loop->multi = NULL;
+    ts3_sockets_free(&loop->sockets);
+    ts3_sigv4_free(loop->signer);
+    loop->signer = NULL;
+    ts3_sigv4_out_free(&loop->signed_out);
+    ts3_timers_free(&loop->timers);
+    ts3_buf_cleanse(&loop->creds.access_key_id);
+    ts3_buf_cleanse(&loop->creds.secret);
+    ts3_buf_cleanse(&loop->creds.token);
+    if (loop->epoll_fd >= 0)
+        close(loop->epoll_fd);
+    loop->epoll_fd = -1;
+}
+
+/* --- the stages of a request -------------------------------------------------------------------------------------- */
+
+static int64_t phase_limit_us(const struct ts3_loop *loop, const struct ts3_request *request)
+{
+    switch (request->phase) {
+    case TS3_PHASE_CONNECT:
+        return (int64_t)loop->connect_ms * 1000;
+    case TS3_PHASE_WAIT:
+        return (int64_t)request->first_byte_ms * 1000;
+    case TS3_PHASE_SEND:
+    case TS3_PHASE_RECEIVE:
+        break;
+    }
+    return (int64_t)request->stall_ms * 1000;
+}
+
+void ts3_loop_phase(struct ts3_loop *loop, struct ts3_request *request, enum ts3_phase phase)
+{
+    request->phase = phase;
+    request->progress_us = loop->now_us;
+    request->unsent_bytes = -1;
+    int64_t limit_us = phase_limit_us(loop, request);
+    if (limit_us > 0)
+        ts3_timers_set(&loop->timers, &request->phase_alarm.timer, loop->now_us + limit_us);
+    else
+        ts3_timers_clear(&loop->timers, &request->phase_alarm.timer);
+}
+
+void ts3_loop_again(struct ts3_loop *loop, struct ts3_request *request, int64_t delay_ms)
+{
+    if (delay_ms <= 0) {
+        request->stage = TS3_STAGE_READY;
+        ts3_list_push(&loop->ready_queue[request->priority], &request->queue);
+        return;
+    }
+    request->stage = TS3_STAGE_BACKOFF;
+    ts3_timers_set(&loop->timers, &request->phase_alarm.timer, loop->now_us + delay_ms * 1000);
+}
+
+static void release(struct ts3_loop *loop, struct ts3_request *request)
+{
+    bool failed = request->event.failed;
+    ts3_request_fill_event(request, failed, loop->now_us, atomic_load(&loop->skew_s));
+    loop->body_bytes -= request->body_charge;
+    ts3_request_let_go(request);
+    ts3_list_remove(&request->all);
+    loop->live--;
+    request->stage = TS3_STAGE_ENDED;
+    atomic_fetch_add(failed ? &loop->failed : &loop->succeeded, 1);
+    ts3_engine_emit(loop->engine, request, true);
+}
+
+void ts3_loop_end(struct ts3_loop *loop, struct ts3_request *request, bool failed)
+{
+    ts3_timers_clear(&loop->timers, &request->phase_alarm.timer);
+    ts3_timers_clear(&loop->timers, &request->deadline_alarm.timer);
+    request->event.failed = failed;
+    if (request->body.working) {
+        atomic_store(&request->body.job.stop, true);
+        request->stage = TS3_STAGE_ENDING;
+        return;
+    }
+    release(loop, request);
+}
+
+/* Ends a request early, in whatever stage it is. */
+static void interrupt(struct ts3_loop *loop, struct ts3_request *request, enum ts3_kind kind,
+                      enum ts3_transport transport, const char *why)
+{
+    if (request->stage == TS3_STAGE_ENDING || request->stage == TS3_STAGE_ENDED)
+        return;
+    if (request->stage == TS3_STAGE_ACTIVE) {
+        ts3_request_fault(request, kind, transport, true, "%s", why);
+        ts3_verdict_attempt(loop, request, CURLE_OK);
+        return;
+    }
+    ts3_list_remove(&request->queue);
+    /* What the last attempt ended in was judged already. */
+    memset(&request->fault, 0, sizeof request->fault);
+    request->sent = false;
+    ts3_request_fault(request, kind, transport, true, "%s", why);
+    ts3_verdict_fault(loop, request);
+}
+
+/* --- timers ------------------------------------------------------------------------------------------------------- */
+
+/* Whether the kernel still gets rid of what libcurl gave it: then a slow line is no silence. */
+static bool kernel_sends(struct ts3_request *request)
+{
+    int unsent = 0;
+    if (request->slot->fd == CURL_SOCKET_BAD || ioctl(request->slot->fd, SIOCOUTQ, &unsent) != 0 || unsent == 0)
+        return false;
+    bool moved = request->unsent_bytes < 0 || unsent != request->unsent_bytes;
+    request->unsent_bytes = unsent;
+    return moved;
+}
+
+static void on_silence(struct ts3_loop *loop, struct ts3_request *request)
+{
+    static const struct {
+        enum ts3_transport transport;
+        const char *text;
+    } reasons[] = {
+        [TS3_PHASE_CONNECT] = {TS3_TRANSPORT_CONNECT, "no connection in time"},
+        [TS3_PHASE_SEND] = {TS3_TRANSPORT_STALL, "sending stalled"},
+        [TS3_PHASE_WAIT] = {TS3_TRANSPORT_FIRST_BYTE, "no answer in time"},
+        [TS3_PHASE_RECEIVE] = {TS3_TRANSPORT_STALL, "receiving stalled"},
+    };
+    bool sending = request->phase == TS3_PHASE_SEND || request->phase == TS3_PHASE_WAIT;
+    if (request->paused || (sending && kernel_sends(request)))
+        request->progress_us = loop->now_us;
+    int64_t due_us = request->progress_us + phase_limit_us(loop, request);
+    if (due_us > loop->now_us) {
+        ts3_timers_set(&loop->timers, &request->phase_alarm.timer, due_us);
+        return;
+    }
+    ts3_request_fault(request, TS3_KIND_TIMEOUT, reasons[request->phase].transport, false, "%s",
+                      reasons[request->phase].text);
+    ts3_verdict_attempt(loop, request, CURLE_OK);
+}
+
+static void fire_timers(struct ts3_loop *loop)
+{
+    struct ts3_timer *timer;
+    while ((timer = ts3_timers_pop(&loop->timers, loop->now_us)) != NULL) {
+        struct ts3_alarm *alarm = TS3_MEMBER(timer, struct ts3_alarm, timer);
+        struct ts3_request *request = alarm->request;
+        if (alarm->deadline)
+            interrupt(loop, request, TS3_KIND_TIMEOUT, TS3_TRANSPORT_DEADLINE, "the deadline has passed");
+        else if (request->stage == TS3_STAGE_BACKOFF)
+            ts3_loop_again(loop, request, 0);
+        else if (request->stage == TS3_STAGE_ACTIVE)
+            on_silence(loop, request);
+    }
+}
+
+/* --- a turn of the loop ------------------------------------------------------------------------------------------- */
+
+static void take_jobs(struct ts3_loop *loop)
+{
+    struct ts3_link done;
+    struct ts3_link *link;
+    ts3_list_init(&done);
+    ts3_pool_take(loop->pool, &done);
+    while ((link = ts3_list_pop(&done)) != NULL) {
+        struct ts3_job *job = TS3_MEMBER(link, struct ts3_job, link);
+        struct ts3_body *body = TS3_MEMBER(job, struct ts3_body, job);
+        ts3_schedule_body_done(loop, TS3_MEMBER(body, struct ts3_request, body));
+    }
+}
+
+static void end_all(struct ts3_loop *loop)
+{
+    struct ts3_link *link = loop->all.next;
+    while (link != &loop->all) {
+        struct ts3_request *request = TS3_MEMBER(link, struct ts3_request, all);
+        link = link->next; /* ending takes this one out of the list, and no other */
+        interrupt(loop, request, TS3_KIND_CLOSED, TS3_TRANSPORT_CANCELLED, "the engine was closed");
+    }
+}
+
+static void take_posted(struct ts3_loop *loop)
+{
+    struct ts3_link inbox;
+    struct ts3_link cancels;
+    struct ts3_link *link;
+    ts3_list_init(&inbox);
+    ts3_list_init(&cancels);
+    ts3_engine_collect(loop->engine, &inbox, &cancels, &loop->closing);
+    while ((link = ts3_list_pop(&inbox)) != NULL)
+        ts3_schedule_admit(loop, TS3_MEMBER(link, struct ts3_request, queue));
+    while ((link = ts3_list_pop(&cancels)) != NULL)
+        interrupt(loop, TS3_MEMBER(link, struct ts3_request, cancel), TS3_KIND_CANCELLED, TS3_TRANSPORT_CANCELLED,
+                  "cancelled");
+    take_jobs(loop);
+    if (loop->closing)
+        end_all(loop);
+}
+
+static void take_finished(struct ts3_loop *loop)
+{
+    CURLMsg *message;
+    int left;
+    while ((message = curl_multi_info_read(loop->multi, &left)) != NULL) {
+        struct ts3_slot *slot = NULL;
+        if (message->msg != CURLMSG_DONE)
+            continue;
+        CURLcode code = message->data.result;
+        if (curl_easy_getinfo(message->easy_handle, CURLINFO_PRIVATE, &slot) == CURLE_OK && slot->request != NULL)
+            ts3_verdict_attempt(loop, slot->request, code);
+    }
+}
+
+static int sleep_ms(const struct ts3_loop *loop, bool posted)
+{
+    if (posted)
+        return 0;
+    int64_t wait_us = (int64_t)LOOP_SLEEP_MS * 1000;
+    if (loop->curl_due_us != TS3_TIMER_NEVER) {
+        int64_t left_us = loop->curl_due_us - real_us();
+        wait_us = left_us < wait_us ? left_us : wait_us;
+    }
+    int64_t next_us = ts3_timers_next_us(&loop->timers);
+    if (next_us != TS3_TIMER_NEVER) {
+        int64_t left_us = next_us - loop->clock->mono_us(loop->clock->ctx);
+        wait_us = left_us < wait_us ? left_us : wait_us;
+    }
+    return wait_us <= 0 ? 0 : (int)((wait_us + 999) / 1000);
+}
+
+static void act(struct ts3_loop *loop, const struct epoll_event *events, int count)
+{
+    int running;
+    for (int i = 0; i < count; i++) {
+        uint32_t what = events[i].events;
+        int bits = (what & EPOLLIN ? CURL_CSELECT_IN : 0) | (what & EPOLLOUT ? CURL_CSELECT_OUT : 0) |
+                   (what & (EPOLLERR | EPOLLHUP) ? CURL_CSELECT_ERR : 0);
+        if (events[i].data.fd != loop->shared->wake_fd)
+            (void)curl_multi_socket_action(loop->multi, events[i].data.fd, bits, &running);
+    }
+    if (loop->curl_due_us != TS3_TIMER_NEVER && loop->curl_due_us <= real_us()) {
+        loop->curl_due_us = TS3_TIMER_NEVER;
+        (void)curl_multi_socket_action(loop->multi, CURL_SOCKET_TIMEOUT, 0, &running);
+    }
+}
+
+static bool has_fd(const struct epoll_event *events, int count, int fd)
+{
+    for (int i = 0; i < count; i++)
+        if (events[i].data.fd == fd)
+            return true;
+    return false;
+}
+
+static void turn(struct ts3_loop *loop)
+{
+    struct epoll_event events[LOOP_EVENTS];
+    bool posted = ts3_shared_sleep(loop->shared);
+    int count = epoll_wait(loop->epoll_fd, events, LOOP_EVENTS, sleep_ms(loop, posted));
+    if (count < 0)
+        count = 0; /* EINTR; there is no other reason for this descriptor */
+    int64_t begun_us = real_us();
+    posted = ts3_shared_awake(loop->shared, has_fd(events, count, loop->shared->wake_fd));
+    loop->now_us = loop->clock->mono_us(loop->clock->ctx);
+    act(loop, events, count);
+    take_finished(loop);
+    if (posted)
+        take_posted(loop);
+    fire_timers(loop);
+    ts3_schedule_run(loop);
+    uint64_t busy_us = (uint64_t)(real_us() - begun_us);
+    if (busy_us > atomic_load_explicit(&loop->busy_max_us, memory_order_relaxed))
+        atomic_store_explicit(&loop->busy_max_us, busy_us, memory_order_relaxed);
+}
+
+void *ts3_loop_main(void *arg)
+{
+    struct ts3_loop *loop = arg;
+    while (!loop->closing || loop->live > 0)
+        turn(loop);
+    return NULL;
+}

@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The loop: the one thread that talks to libcurl, and the state that belongs to it alone.
+ *
+ * Owner: the engine, which makes it before the thread starts and frees it after the thread was joined.
+ * Thread: everything in struct ts3_loop is the loop thread's, but for the atomics, which others read for statistics.
+ * Errors: of init: TS3_ENOMEM, TS3_EIO, TS3_ENET, TS3_ECRYPTO.  Afterwards errors end single requests.
+ * Limits: max_connections transfers at a time; places are kept free for the more urgent; few new connections at once. */
+#ifndef TS3_LOOP_H
+#define TS3_LOOP_H
+
+#include <curl/curl.h>
+#include <stdatomic.h>
+
+#include "core/ts3_retry.h"
+#include "core/ts3_sigv4.h"
+#include "net/ts3_request.h"
+#include "net/ts3_slot.h"
+#include "net/ts3_sockets.h"
+#include "net/ts3_timer.h"
+#include "net/ts3_worker.h"
+
+#define TS3_PRIORITIES 3
+#define TS3_LOOP_CONNECTING 8 /* connections being made (name, TCP, TLS) at a time */
+
+struct ts3_engine;
+
+struct ts3_creds {
+    uint64_t version; /* 0: none yet */
+    struct ts3_buf access_key_id;
+    struct ts3_buf secret;
+    struct ts3_buf token;
+};
+
+struct ts3_loop {
+    struct ts3_engine *engine;
+    const struct ts3_alloc *alloc;
+    const struct ts3_clock *clock;
+    const struct ts3_site *site;
+    struct ts3_shared *shared;
+    struct ts3_pool *pool;
+    int epoll_fd;
+    CURLM *multi;
+    struct ts3_sockets sockets;
+    struct ts3_timers timers;
+    struct ts3_slots slots;
+    struct ts3_link all;                         /* every request the loop owns */
+    struct ts3_link body_queue[TS3_PRIORITIES];  /* STAGE_BODY */
+    struct ts3_link ready_queue[TS3_PRIORITIES]; /* STAGE_READY */
+    size_t live;       /* in all */
+    uint32_t places;   /* max_connections */
+    uint32_t active;   /* in libcurl's hands */
+    uint32_t connecting; /* of those, without a connection yet */
+    size_t body_bytes; /* of the budget, held by bodies */
+    struct ts3_sigv4 *signer;
+    struct ts3_sigv4_out signed_out;
+    struct ts3_creds creds; /* our copy, refreshed when the engine's is newer */
+    char region[64];
+    bool region_adopted;
+    struct ts3_retry_quota quota;
+    struct ts3_rand rand;
+    struct ts3_rand_state rand_state;
+    uint32_t connect_ms;
+    int64_t now_us;      /* the engine's clock, once a turn */
+    int64_t curl_due_us; /* libcurl's own timer, on the real clock; TS3_TIMER_NEVER */
+    bool closing;
+    atomic_int_fast64_t skew_s;
+    atomic_bool skew_adopted;
+    atomic_uint_fast64_t in_flight;
+    atomic_uint_fast64_t attempts;
+    atomic_uint_fast64_t retries;
+    atomic_uint_fast64_t retries_denied;
+    atomic_uint_fast64_t succeeded;
+    atomic_uint_fast64_t failed;
+    atomic_uint_fast64_t bytes_up;
+    atomic_uint_fast64_t bytes_down;
+    atomic_uint_fast64_t busy_max_us;
+};
+
+enum ts3_err ts3_loop_init(struct ts3_loop *loop, struct ts3_engine *engine);
+void ts3_loop_free(struct ts3_loop *loop);
+void *ts3_loop_main(void *loop);
+
+/* --- for the other files of the loop's thread --- */
+
+/* Begins a phase of the active attempt, with its timer. */
+void ts3_loop_phase(struct ts3_loop *loop, struct ts3_request *request, enum ts3_phase phase);
+/* Puts a request (in no queue) where its next attempt starts from: at once, or after a delay. */
+void ts3_loop_again(struct ts3_loop *loop, struct ts3_request *request, int64_t delay_ms);
+/* Ends a request that is in no queue and not active: final event now, or when its worker lets go of the body. */
+void ts3_loop_end(struct ts3_loop *loop, struct ts3_request *request, bool failed);
+
+#endif

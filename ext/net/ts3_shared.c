@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* See ts3_shared.h. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include "net/ts3_shared.h"
+
+#include <errno.h>
+#include <stdint.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+enum ts3_err ts3_shared_new(const struct ts3_alloc *alloc, size_t limit_bytes, struct ts3_shared **shared)
+{
+    struct ts3_shared *made = ts3_alloc_zero(alloc, 1, sizeof *made);
+    if (made == NULL)
+        return TS3_ENOMEM;
+    made->alloc = alloc;
+    made->limit_bytes = limit_bytes;
+    made->pid = getpid();
+    made->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (made->wake_fd < 0) {
+        ts3_alloc_free(alloc, made);
+        return TS3_EIO;
+    }
+    atomic_init(&made->used_bytes, 0);
+    atomic_init(&made->refs, 1);
+    atomic_init(&made->posted, false);
+    atomic_init(&made->sleeping, false);
+    atomic_init(&made->wanted, false);
+    *shared = made;
+    return TS3_OK;
+}
+
+void ts3_shared_ref(struct ts3_shared *shared)
+{
+    atomic_fetch_add(&shared->refs, 1);
+}
+
+void ts3_shared_unref(struct ts3_shared *shared)
+{
+    if (atomic_fetch_sub(&shared->refs, 1) != 1)
+        return;
+    close(shared->wake_fd);
+    ts3_alloc_free(shared->alloc, shared);
+}
+
+bool ts3_shared_forked(const struct ts3_shared *shared)
+{
+    return getpid() != shared->pid;
+}
+
+void ts3_shared_wake(struct ts3_shared *shared)
+{
+    atomic_store(&shared->posted, true);
+    if (!atomic_exchange(&shared->sleeping, false))
+        return;
+    uint64_t one = 1;
+    while (write(shared->wake_fd, &one, sizeof one) < 0 && errno == EINTR)
+        continue;
+}
+
+bool ts3_shared_sleep(struct ts3_shared *shared)
+{
+    atomic_store(&shared->sleeping, true);
+    return atomic_load(&shared->posted);
+}
+
+bool ts3_shared_awake(struct ts3_shared *shared, bool readable)
+{
+    atomic_store(&shared->sleeping, false);
+    if (readable) {
+        uint64_t count;
+        while (read(shared->wake_fd, &count, sizeof count) < 0 && errno == EINTR)
+            continue;
+    }
+    return atomic_exchange(&shared->posted, false);
+}
+
+enum ts3_err ts3_shared_charge(struct ts3_shared *shared, size_t bytes)
+{
+    size_t used = atomic_load(&shared->used_bytes);
+    do {
+        if (bytes > shared->limit_bytes || used > shared->limit_bytes - bytes)
+            return TS3_EBUDGET;
+    } while (!atomic_compare_exchange_weak(&shared->used_bytes, &used, used + bytes));
+    return TS3_OK;
+}
+
+void ts3_shared_force(struct ts3_shared *shared, size_t bytes)
+{
+    atomic_fetch_add(&shared->used_bytes, bytes);
+}
+
+void ts3_shared_discharge(struct ts3_shared *shared, size_t bytes)
+{
+    atomic_fetch_sub(&shared->used_bytes, bytes);
+    if (atomic_load(&shared->wanted))
+        ts3_shared_wake(shared);
+}

@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* What may outlive an engine, because windows do: its byte budget, and the way to wake its loop.
+ * Owner: counted references; the engine holds one, each window one.  Thread: any, all state is atomic.
+ * Errors: TS3_ENOMEM, TS3_EIO from new; TS3_EBUDGET from charge.  Limits: used never exceeds limit but by force. */
+#ifndef TS3_SHARED_H
+#define TS3_SHARED_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <sys/types.h>
+
+#include "core/ts3_alloc.h"
+#include "core/ts3_err.h"
+
+struct ts3_shared {
+    const struct ts3_alloc *alloc;
+    size_t limit_bytes;
+    pid_t pid;   /* who made it; a forked child must touch nothing */
+    int wake_fd; /* eventfd in the loop's epoll set */
+    atomic_size_t used_bytes;
+    atomic_uint refs;
+    atomic_bool posted;   /* something for the loop to look at */
+    atomic_bool sleeping; /* the loop is in, or about to enter, its poll: write to wake_fd */
+    atomic_bool wanted;   /* a request inside the engine waits for bytes of the budget */
+};
+
+enum ts3_err ts3_shared_new(const struct ts3_alloc *alloc, size_t limit_bytes, struct ts3_shared **shared);
+void ts3_shared_ref(struct ts3_shared *shared);
+void ts3_shared_unref(struct ts3_shared *shared);
+bool ts3_shared_forked(const struct ts3_shared *shared);
+
+/* Tells the loop to look at what was handed to it before this call. */
+void ts3_shared_wake(struct ts3_shared *shared);
+/* The loop: before polling; true when there is something to look at, so that it must not sleep. */
+bool ts3_shared_sleep(struct ts3_shared *shared);
+/* The loop: after polling; readable says whether wake_fd was.  True when there is something to look at. */
+bool ts3_shared_awake(struct ts3_shared *shared, bool readable);
+
+enum ts3_err ts3_shared_charge(struct ts3_shared *shared, size_t bytes);
+/* For what cannot be refused; may take used beyond the limit. */
+void ts3_shared_force(struct ts3_shared *shared, size_t bytes);
+void ts3_shared_discharge(struct ts3_shared *shared, size_t bytes);
+
+#endif

@@ -1,0 +1,214 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* See ts3_slot.h. */
+#include "net/ts3_slot.h"
+
+#include <string.h>
+
+#include "net/ts3_attempt.h"
+#include "net/ts3_loop.h"
+#include "net/ts3_sockets.h"
+
+#define SLOT_TEXT_BYTES ((size_t)128 << 10)
+
+enum ts3_err ts3_slots_init(struct ts3_slots *slots, const struct ts3_alloc *alloc, uint32_t cap)
+{
+    memset(slots, 0, sizeof *slots);
+    slots->made = ts3_alloc_zero(alloc, cap, sizeof *slots->made);
+    slots->cap = cap;
+    return slots->made ? TS3_OK : TS3_ENOMEM;
+}
+
+static void free_slot(struct ts3_slot *slot, const struct ts3_alloc *alloc)
+{
+    curl_easy_cleanup(slot->easy);
+    ts3_buf_free(&slot->url);
+    ts3_buf_cleanse(&slot->text);
+    ts3_alloc_free(alloc, slot);
+}
+
+void ts3_slots_free(struct ts3_slots *slots, const struct ts3_alloc *alloc)
+{
+    for (uint32_t i = 0; i < slots->count; i++)
+        free_slot(slots->made[i], alloc);
+    ts3_alloc_free(alloc, slots->made);
+    memset(slots, 0, sizeof *slots);
+}
+
+/* --- libcurl's callbacks: small, since what they mean is in ts3_attempt.c ----------------------------------------- */
+
+static size_t on_header(char *bytes, size_t one, size_t size, void *arg)
+{
+    struct ts3_slot *slot = arg;
+    (void)one;
+    struct ts3_str line = {bytes, size};
+    return ts3_attempt_on_header(slot->loop, slot->request, line) ? size : 0;
+}
+
+static size_t on_body(char *bytes, size_t one, size_t size, void *arg)
+{
+    struct ts3_slot *slot = arg;
+    (void)one;
+    return ts3_attempt_on_body(slot->loop, slot->request, bytes, size) ? size : 0;
+}
+
+static size_t on_read(char *out, size_t one, size_t size, void *arg)
+{
+    struct ts3_slot *slot = arg;
+    return ts3_attempt_on_read(slot->loop, slot->request, out, one * size);
+}
+
+static int on_seek(void *arg, curl_off_t offset, int origin)
+{
+    struct ts3_slot *slot = arg;
+    if (origin != SEEK_SET || offset < 0)
+        return CURL_SEEKFUNC_FAIL;
+    enum ts3_err err = ts3_body_seek(&slot->request->body, (uint64_t)offset);
+    return err == TS3_OK ? CURL_SEEKFUNC_OK : CURL_SEEKFUNC_FAIL;
+}
+
+static int on_request(void *arg, char *remote_ip, char *local_ip, int remote_port, int local_port)
+{
+    struct ts3_slot *slot = arg;
+    (void)remote_ip;
+    (void)local_ip;
+    (void)remote_port;
+    (void)local_port;
+    ts3_attempt_on_connected(slot->loop, slot);
+    return CURL_PREREQFUNC_OK;
+}
+
+void ts3_slot_on_socket(CURL *easy, curl_socket_t fd)
+{
+    struct ts3_slot *slot = NULL;
+    /* NULL for the handle that libcurl itself uses to close connections. */
+    if (curl_easy_getinfo(easy, CURLINFO_PRIVATE, &slot) == CURLE_OK && slot != NULL)
+        slot->fd = fd;
+}
+
+/* --- options that never change ------------------------------------------------------------------------------------ */
+
+struct option_long {
+    CURLoption option;
+    long value;
+};
+
+static const struct option_long plain[] = {
+    {CURLOPT_NOSIGNAL, 1},
+    {CURLOPT_NOPROGRESS, 1},
+    {CURLOPT_PATH_AS_IS, 1}, /* keys with dots are keys, not paths to be tidied up */
+    {CURLOPT_HTTP_VERSION, CURL_HTTP_VERSION_1_1},
+    {CURLOPT_FOLLOWLOCATION, 0},
+    {CURLOPT_SUPPRESS_CONNECT_HEADERS, 1},
+    {CURLOPT_BUFFERSIZE, TS3_SLOT_BUFFER_BYTES},
+    {CURLOPT_UPLOAD_BUFFERSIZE, TS3_SLOT_BUFFER_BYTES},
+    {CURLOPT_MAXAGE_CONN, TS3_SLOT_IDLE_S},
+    {CURLOPT_DNS_SHUFFLE_ADDRESSES, 1},
+    {CURLOPT_QUICK_EXIT, 1}, /* never wait for a resolver's thread */
+    {CURLOPT_SSLVERSION, CURL_SSLVERSION_TLSv1_2},
+};
+
+static CURLcode set_plain(CURL *easy)
+{
+    CURLcode code = CURLE_OK;
+    for (size_t i = 0; code == CURLE_OK && i < sizeof plain / sizeof plain[0]; i++)
+        code = curl_easy_setopt(easy, plain[i].option, plain[i].value);
+    return code;
+}
+
+static CURLcode set_site(CURL *easy, const struct ts3_site *site)
+{
+    CURLcode code = curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR, site->tls ? "https" : "http");
+    if (code == CURLE_OK)
+        code = curl_easy_setopt(easy, CURLOPT_PROXY, site->proxy); /* "": the environment is not asked */
+    if (code == CURLE_OK)
+        code = curl_easy_setopt(easy, CURLOPT_NOPROXY, "");
+    if (code == CURLE_OK)
+        code = curl_easy_setopt(easy, CURLOPT_USERAGENT, site->user_agent);
+    if (code != CURLE_OK || !site->tls)
+        return code;
+    /* A CAPATH, as Debian has by default, would keep libcurl from loading the trust store only once. */
+    code = curl_easy_setopt(easy, CURLOPT_CAPATH, NULL);
+    if (code == CURLE_OK)
+        code = curl_easy_setopt(easy, CURLOPT_CAINFO, site->ca_file);
+    return code;
+}
+
+static CURLcode set_callbacks(CURL *easy, struct ts3_slot *slot)
+{
+    struct {
+        CURLcode code;
+    } all[] = {
+        {curl_easy_setopt(easy, CURLOPT_HEADERFUNCTION, on_header)},
+        {curl_easy_setopt(easy, CURLOPT_HEADERDATA, slot)},
+        {curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, on_body)},
+        {curl_easy_setopt(easy, CURLOPT_WRITEDATA, slot)},
+        {curl_easy_setopt(easy, CURLOPT_READFUNCTION, on_read)},
+        {curl_easy_setopt(easy, CURLOPT_READDATA, slot)},
+        {curl_easy_setopt(easy, CURLOPT_SEEKFUNCTION, on_seek)},
+        {curl_easy_setopt(easy, CURLOPT_SEEKDATA, slot)},
+        {curl_easy_setopt(easy, CURLOPT_PREREQFUNCTION, on_request)},
+        {curl_easy_setopt(easy, CURLOPT_PREREQDATA, slot)},
+        {curl_easy_setopt(easy, CURLOPT_PRIVATE, slot)},
+        {curl_easy_setopt(easy, CURLOPT_ERRORBUFFER, slot->error)},
+    };
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
+        if (all[i].code != CURLE_OK)
+            return all[i].code;
+    return CURLE_OK;
+}
+
+static enum ts3_err make_slot(struct ts3_loop *loop, struct ts3_slot **out)
+{
+    struct ts3_slot *slot = ts3_alloc_zero(loop->alloc, 1, sizeof *slot);
+    if (slot == NULL)
+        return TS3_ENOMEM;
+    slot->loop = loop;
+    ts3_buf_init(&slot->url, loop->alloc, SLOT_TEXT_BYTES);
+    ts3_buf_init(&slot->text, loop->alloc, SLOT_TEXT_BYTES);
+    slot->easy = curl_easy_init();
+    CURLcode code = slot->easy ? CURLE_OK : CURLE_OUT_OF_MEMORY;
+    if (code == CURLE_OK)
+        code = set_plain(slot->easy);
+    if (code == CURLE_OK)
+        code = set_site(slot->easy, loop->site);
+    if (code == CURLE_OK)
+        code = set_callbacks(slot->easy, slot);
+    if (code == CURLE_OK)
+        code = ts3_sockets_attach(&loop->sockets, slot->easy);
+    if (code != CURLE_OK) {
+        free_slot(slot, loop->alloc);
+        return code == CURLE_OUT_OF_MEMORY ? TS3_ENOMEM : TS3_ENET;
+    }
+    *out = slot;
+    return TS3_OK;
+}
+
+enum ts3_err ts3_slots_take(struct ts3_slots *slots, struct ts3_loop *loop, struct ts3_request *request,
+                            struct ts3_slot **out)
+{
+    struct ts3_slot *slot = slots->first_free;
+    if (slot == NULL) {
+        if (slots->count == slots->cap)
+            return TS3_EFULL;
+        enum ts3_err err = make_slot(loop, &slot);
+        if (err != TS3_OK)
+            return err;
+        slots->made[slots->count++] = slot;
+    } else {
+        slots->first_free = slot->next_free;
+    }
+    slot->next_free = NULL;
+    slot->request = request;
+    slot->connected = false;
+    slot->fd = CURL_SOCKET_BAD;
+    slot->error[0] = '\0';
+    *out = slot;
+    return TS3_OK;
+}
+
+void ts3_slots_give(struct ts3_slots *slots, struct ts3_slot *slot)
+{
+    slot->request = NULL;
+    slot->next_free = slots->first_free;
+    slots->first_free = slot;
+}

@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* A place on a connection: one of libcurl's easy handles with what never changes set once, and libcurl's callbacks.
+ *
+ * Owner: the loop.  Thread: the loop's.  Errors: TS3_ENOMEM, TS3_ENET (libcurl refused an option).
+ * Limits: max_connections slots, made as they are first needed, kept until the loop ends. */
+#ifndef TS3_SLOT_H
+#define TS3_SLOT_H
+
+#include <curl/curl.h>
+
+#include "core/ts3_buf.h"
+#include "net/ts3_engine.h"
+
+struct ts3_loop;
+struct ts3_request;
+
+#define TS3_SLOT_HEADERS (TS3_ENGINE_PAIRS + 10)
+#define TS3_SLOT_BUFFER_BYTES (64L << 10) /* libcurl's own, each way */
+#define TS3_SLOT_IDLE_S 10L               /* how long a connection may lie idle before it is not used again */
+#define TS3_SLOT_INLINE_BYTES ((size_t)64 << 10) /* bodies in memory up to this are handed to libcurl as a whole */
+
+struct ts3_slot {
+    struct ts3_loop *loop;
+    struct ts3_request *request; /* NULL: free */
+    struct ts3_slot *next_free;
+    CURL *easy;
+    struct ts3_buf url;
+    struct ts3_buf text;                         /* of the headers, NUL-separated */
+    struct curl_slist headers[TS3_SLOT_HEADERS]; /* point into text: no allocation for each */
+    bool connected;                              /* the request began to go out on a connection */
+    curl_socket_t fd;                            /* of that connection, or CURL_SOCKET_BAD */
+    char error[CURL_ERROR_SIZE];
+};
+
+struct ts3_slots {
+    struct ts3_slot *first_free;
+    struct ts3_slot **made;
+    uint32_t count;
+    uint32_t cap;
+};
+
+enum ts3_err ts3_slots_init(struct ts3_slots *slots, const struct ts3_alloc *alloc, uint32_t cap);
+void ts3_slots_free(struct ts3_slots *slots, const struct ts3_alloc *alloc);
+/* A free slot, request set; there is one as long as fewer than cap are taken. */
+enum ts3_err ts3_slots_take(struct ts3_slots *slots, struct ts3_loop *loop, struct ts3_request *request,
+                            struct ts3_slot **slot);
+void ts3_slots_give(struct ts3_slots *slots, struct ts3_slot *slot);
+
+/* libcurl watches this socket for the handle. */
+void ts3_slot_on_socket(CURL *easy, curl_socket_t fd);
+
+#endif

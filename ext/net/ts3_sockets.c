@@ -1,0 +1,187 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* See ts3_sockets.h. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include "net/ts3_sockets.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "net/ts3_slot.h"
+
+void ts3_sockets_init(struct ts3_sockets *sockets, const struct ts3_alloc *alloc, int epoll_fd)
+{
+    memset(sockets, 0, sizeof *sockets);
+    sockets->alloc = alloc;
+    sockets->epoll_fd = epoll_fd;
+    ts3_list_init(&sockets->idle);
+}
+
+static struct ts3_socket **find(struct ts3_sockets *sockets, curl_socket_t fd)
+{
+    struct ts3_socket **place = &sockets->bucket[(unsigned)fd % TS3_SOCKET_BUCKETS];
+    while (*place != NULL && (*place)->fd != fd)
+        place = &(*place)->next;
+    return place;
+}
+
+static struct ts3_socket *record(struct ts3_sockets *sockets, curl_socket_t fd)
+{
+    struct ts3_socket **place = find(sockets, fd);
+    if (*place == NULL) {
+        struct ts3_socket *made = ts3_alloc_zero(sockets->alloc, 1, sizeof *made);
+        if (made == NULL)
+            return NULL;
+        made->fd = fd;
+        *place = made;
+    }
+    return *place;
+}
+
+static void set_idle(struct ts3_sockets *sockets, struct ts3_socket *entry, bool idle)
+{
+    if (idle == ts3_link_used(&entry->idle))
+        return;
+    if (idle) {
+        ts3_list_push(&sockets->idle, &entry->idle);
+        sockets->idle_count++;
+    } else {
+        ts3_list_remove(&entry->idle);
+        sockets->idle_count--;
+    }
+}
+
+static void forget(struct ts3_sockets *sockets, struct ts3_socket **place)
+{
+    struct ts3_socket *entry = *place;
+    set_idle(sockets, entry, false);
+    /* Said explicitly: where a forked child holds a copy of the descriptor, closing alone would not remove it. */
+    if (entry->watched)
+        (void)epoll_ctl(sockets->epoll_fd, EPOLL_CTL_DEL, entry->fd, NULL);
+    if (entry->opened)
+        atomic_fetch_sub(&sockets->open_now, 1);
+    *place = entry->next;
+    ts3_alloc_free(sockets->alloc, entry);
+}
+
+void ts3_sockets_free(struct ts3_sockets *sockets)
+{
+    for (size_t i = 0; i < TS3_SOCKET_BUCKETS; i++)
+        while (sockets->bucket[i] != NULL)
+            forget(sockets, &sockets->bucket[i]);
+    ts3_alloc_free(sockets->alloc, sockets->polls);
+    sockets->polls = NULL;
+}
+
+static curl_socket_t on_open(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
+{
+    struct ts3_sockets *sockets = arg;
+    (void)purpose;
+    int fd = socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
+    if (fd < 0)
+        return CURL_SOCKET_BAD;
+    struct ts3_socket *entry = record(sockets, fd);
+    if (entry == NULL) {
+        close(fd);
+        return CURL_SOCKET_BAD;
+    }
+    entry->opened = true;
+    atomic_fetch_add(&sockets->opened_total, 1);
+    atomic_fetch_add(&sockets->open_now, 1);
+    return fd;
+}
+
+static int on_close(void *arg, curl_socket_t fd)
+{
+    struct ts3_sockets *sockets = arg;
+    struct ts3_socket **place = find(sockets, fd);
+    if (*place != NULL)
+        forget(sockets, place);
+    return close(fd);
+}
+
+static int on_watch(CURL *easy, curl_socket_t fd, int what, void *arg, void *unused)
+{
+    struct ts3_sockets *sockets = arg;
+    (void)unused;
+    struct ts3_socket *entry = record(sockets, fd);
+    if (entry == NULL)
+        return -1;
+    if (what == CURL_POLL_REMOVE) {
+        if (entry->watched)
+            (void)epoll_ctl(sockets->epoll_fd, EPOLL_CTL_DEL, fd, NULL);
+        entry->watched = false;
+        if (entry->opened)
+            set_idle(sockets, entry, true);
+        else
+            forget(sockets, find(sockets, fd));
+        return 0;
+    }
+    if (entry->opened)
+        ts3_slot_on_socket(easy, fd);
+    struct epoll_event event = {0};
+    event.events = (what & CURL_POLL_IN ? (uint32_t)EPOLLIN : 0) | (what & CURL_POLL_OUT ? (uint32_t)EPOLLOUT : 0);
+    event.data.fd = fd;
+    set_idle(sockets, entry, false);
+    int operation = entry->watched ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
+    if (epoll_ctl(sockets->epoll_fd, operation, fd, &event) != 0) {
+        /* A descriptor number that was closed and opened again unseen is in the set no more, or is there already. */
+        operation = errno == ENOENT ? EPOLL_CTL_ADD : EPOLL_CTL_MOD;
+        if (epoll_ctl(sockets->epoll_fd, operation, fd, &event) != 0)
+            return -1;
+    }
+    entry->watched = true;
+    return 0;
+}
+
+CURLcode ts3_sockets_attach(struct ts3_sockets *sockets, CURL *easy)
+{
+    CURLcode code = curl_easy_setopt(easy, CURLOPT_OPENSOCKETFUNCTION, on_open);
+    if (code == CURLE_OK)
+        code = curl_easy_setopt(easy, CURLOPT_OPENSOCKETDATA, sockets);
+    if (code == CURLE_OK)
+        code = curl_easy_setopt(easy, CURLOPT_CLOSESOCKETFUNCTION, on_close);
+    if (code == CURLE_OK)
+        code = curl_easy_setopt(easy, CURLOPT_CLOSESOCKETDATA, sockets);
+    return code;
+}
+
+CURLMcode ts3_sockets_attach_multi(struct ts3_sockets *sockets, CURLM *multi)
+{
+    CURLMcode code = curl_multi_setopt(multi, CURLMOPT_SOCKETFUNCTION, on_watch);
+    return code == CURLM_OK ? curl_multi_setopt(multi, CURLMOPT_SOCKETDATA, sockets) : code;
+}
+
+void ts3_sockets_sweep(struct ts3_sockets *sockets)
+{
+    if (sockets->idle_count == 0)
+        return;
+    if (sockets->polls_cap < sockets->idle_count) {
+        size_t cap = sockets->idle_count * 2;
+        void *polls = ts3_alloc_resize(sockets->alloc, sockets->polls, cap, sizeof *sockets->polls);
+        if (polls != NULL) {
+            sockets->polls = polls;
+            sockets->polls_cap = cap;
+        }
+    }
+    nfds_t count = 0;
+    for (struct ts3_link *link = sockets->idle.next; link != &sockets->idle; link = link->next) {
+        const struct ts3_socket *entry = TS3_MEMBER(link, struct ts3_socket, idle);
+        if (count < sockets->polls_cap)
+            sockets->polls[count++] = (struct pollfd){.fd = entry->fd, .events = POLLIN};
+    }
+    if (poll(sockets->polls, count, 0) <= 0)
+        return;
+    for (nfds_t i = 0; i < count; i++) {
+        if (sockets->polls[i].revents == 0)
+            continue;
+        (void)shutdown(sockets->polls[i].fd, SHUT_RDWR);
+        struct ts3_socket *entry = *find(sockets, sockets->polls[i].fd);
+        set_idle(sockets, entry, false); /* nothing to be looked at again */
+        atomic_fetch_add(&sockets->stale_total, 1);
+    }
+}

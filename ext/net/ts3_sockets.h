@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The sockets of libcurl's connections: which exist, which are watched, which are idle.
+ *
+ * libcurl 7.88 reuses an idle connection that has unread input (a late 408, say) and then takes that input for the
+ * answer to the next request.  So every idle socket is looked at before requests are started, and shut down when it is
+ * readable; libcurl then finds it dead.
+ *
+ * Owner: the loop.  Thread: the loop's (callbacks of libcurl run there); the two totals may be read by any.
+ * Errors: a socket that cannot be recorded is not opened (libcurl reports a failed connection).
+ * Limits: none of its own; libcurl keeps at most CURLMOPT_MAXCONNECTS and the transfers under way. */
+#ifndef TS3_SOCKETS_H
+#define TS3_SOCKETS_H
+
+#include <curl/curl.h>
+#include <poll.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "core/ts3_alloc.h"
+#include "net/ts3_list.h"
+
+#define TS3_SOCKET_BUCKETS 256
+
+struct ts3_socket {
+    struct ts3_socket *next; /* in its bucket */
+    struct ts3_link idle;    /* opened, and no transfer waits for it */
+    curl_socket_t fd;
+    bool opened;  /* a connection; else one of libcurl's own (the resolver's) */
+    bool watched; /* in the epoll set */
+};
+
+struct ts3_sockets {
+    const struct ts3_alloc *alloc;
+    int epoll_fd;
+    struct ts3_socket *bucket[TS3_SOCKET_BUCKETS];
+    struct ts3_link idle;
+    size_t idle_count;
+    struct pollfd *polls;
+    size_t polls_cap;
+    atomic_uint_fast64_t opened_total;
+    atomic_uint_fast64_t open_now;
+    atomic_uint_fast64_t stale_total;
+};
+
+void ts3_sockets_init(struct ts3_sockets *sockets, const struct ts3_alloc *alloc, int epoll_fd);
+/* After curl_multi_cleanup. */
+void ts3_sockets_free(struct ts3_sockets *sockets);
+/* Sets the callbacks that keep this table on a handle. */
+CURLcode ts3_sockets_attach(struct ts3_sockets *sockets, CURL *easy);
+CURLMcode ts3_sockets_attach_multi(struct ts3_sockets *sockets, CURLM *multi);
+/* Shuts down the idle sockets that are readable or broken. */
+void ts3_sockets_sweep(struct ts3_sockets *sockets);
+
+#endif

@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* See ts3_worker.h. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include "net/ts3_worker.h"
+
+#include <errno.h>
+#include <string.h>
+
+enum ts3_err ts3_pool_init(struct ts3_pool *pool, struct ts3_shared *shared)
+{
+    memset(pool, 0, sizeof *pool);
+    pool->shared = shared;
+    ts3_list_init(&pool->todo);
+    ts3_list_init(&pool->done);
+    int failed = pthread_mutex_init(&pool->mutex, NULL);
+    if (failed == 0) {
+        failed = pthread_cond_init(&pool->work, NULL);
+        if (failed != 0)
+            pthread_mutex_destroy(&pool->mutex);
+    }
+    if (failed != 0) {
+        errno = failed;
+        return TS3_EIO;
+    }
+    return TS3_OK;
+}
+
+static void *worker_main(void *arg)
+{
+    struct ts3_pool *pool = arg;
+    pthread_mutex_lock(&pool->mutex);
+    for (;;) {
+        struct ts3_link *link = ts3_list_pop(&pool->todo);
+        if (link == NULL) {
+            if (pool->quitting)
+                break;
+            pthread_cond_wait(&pool->work, &pool->mutex);
+            continue;
+        }
+        pthread_mutex_unlock(&pool->mutex);
+        struct ts3_job *job = TS3_MEMBER(link, struct ts3_job, link);
+        job->run(job);
+        pthread_mutex_lock(&pool->mutex);
+        ts3_list_push(&pool->done, &job->link);
+        ts3_shared_wake(pool->shared);
+    }
+    pthread_mutex_unlock(&pool->mutex);
+    return NULL;
+}
+
+enum ts3_err ts3_pool_start(struct ts3_pool *pool, uint32_t threads)
+{
+    if (threads == 0 || threads > TS3_POOL_WORKERS)
+        return TS3_EINVAL;
+    while (pool->threads < threads) {
+        int failed = pthread_create(&pool->thread[pool->threads], NULL, worker_main, pool);
+        if (failed != 0) {
+            ts3_pool_stop(pool);
+            pool->quitting = false;
+            errno = failed;
+            return TS3_EIO;
+        }
+        pool->threads++;
+    }
+    return TS3_OK;
+}
+
+void ts3_pool_submit(struct ts3_pool *pool, struct ts3_job *job, bool urgent)
+{
+    pthread_mutex_lock(&pool->mutex);
+    if (urgent)
+        ts3_list_push_front(&pool->todo, &job->link);
+    else
+        ts3_list_push(&pool->todo, &job->link);
+    pthread_cond_signal(&pool->work);
+    pthread_mutex_unlock(&pool->mutex);
+}
+
+void ts3_pool_take(struct ts3_pool *pool, struct ts3_link *list)
+{
+    pthread_mutex_lock(&pool->mutex);
+    ts3_list_move(list, &pool->done);
+    pthread_mutex_unlock(&pool->mutex);
+}
+
+void ts3_pool_stop(struct ts3_pool *pool)
+{
+    pthread_mutex_lock(&pool->mutex);
+    pool->quitting = true;
+    pthread_cond_broadcast(&pool->work);
+    pthread_mutex_unlock(&pool->mutex);
+    for (; pool->threads > 0; pool->threads--)
+        pthread_join(pool->thread[pool->threads - 1], NULL);
+}
+
+void ts3_pool_free(struct ts3_pool *pool)
+{
+    pthread_cond_destroy(&pool->work);
+    pthread_mutex_destroy(&pool->mutex);
+}

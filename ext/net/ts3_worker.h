@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* A few threads that do what the loop must not wait for: reading files and hashing.
+ * Owner: the engine.  Thread: submit and take are the loop's; a job's data belongs to the worker between submit and its
+ *   return by take, and to the loop otherwise (the pool's lock orders the two).  stop may be set at any time.
+ * Lock: one mutex, for the two lists.  Errors: TS3_EIO from start (errno says why).  Limits: jobs are queued without
+ *   allocation; how many there can be is the caller's matter. */
+#ifndef TS3_WORKER_H
+#define TS3_WORKER_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "core/ts3_err.h"
+#include "net/ts3_list.h"
+#include "net/ts3_shared.h"
+
+#define TS3_POOL_WORKERS 16
+
+struct ts3_job {
+    struct ts3_link link;
+    void (*run)(struct ts3_job *job);
+    atomic_bool stop; /* asks run to return early; it looks between slices */
+};
+
+struct ts3_pool {
+    struct ts3_shared *shared; /* woken when a job is done */
+    pthread_mutex_t mutex;
+    pthread_cond_t work;
+    struct ts3_link todo;
+    struct ts3_link done;
+    bool quitting;
+    uint32_t threads;
+    pthread_t thread[TS3_POOL_WORKERS];
+};
+
+enum ts3_err ts3_pool_init(struct ts3_pool *pool, struct ts3_shared *shared);
+/* All signals are blocked in the threads. On an error none runs. */
+enum ts3_err ts3_pool_start(struct ts3_pool *pool, uint32_t threads);
+/* urgent: before all that wait. */
+void ts3_pool_submit(struct ts3_pool *pool, struct ts3_job *job, bool urgent);
+/* Moves all finished jobs to the list. */
+void ts3_pool_take(struct ts3_pool *pool, struct ts3_link *list);
+/* Joins the threads after the queue was worked off; callers set stop on their jobs first. */
+void ts3_pool_stop(struct ts3_pool *pool);
+void ts3_pool_free(struct ts3_pool *pool);
+
+#endif
