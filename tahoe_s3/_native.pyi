@@ -173,9 +173,9 @@ class Engine:
     """
 
     def __new__(
-        cls, *, endpoint: str, region: str, bucket: str, path_style: bool, ca_file: Optional[str], proxy: str,
-        max_connections: int, max_queue: int, buffer_budget_bytes: int, workers: int = 2,
-        sign_payload: bool = True, connect_ms: int = 10_000, retry_tokens: int = 0,
+        cls, *, endpoint: str, region: str, bucket: str, path_style: bool = True, ca_file: Optional[str] = None,
+        proxy: str = "", max_connections: int = 32, max_queue: int = 1024, buffer_budget_bytes: int = 134_217_728,
+        workers: int = 2, sign_payload: bool = True, connect_ms: int = 10_000, retry_tokens: int = 0,
     ) -> Engine: ...
     def set_credentials(self, access_key_id: str, secret: bytes, token: Optional[str] = None) -> None:
         """Sign attempts from now on with these. The token is sent, signed, as x-amz-security-token."""

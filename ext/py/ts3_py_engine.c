@@ -61,11 +61,24 @@ static int construction_parse(struct construction *c, PyObject *args, PyObject *
     static char *names[] = {"endpoint", "region", "bucket", "path_style", "ca_file", "proxy", "max_connections",
                             "max_queue", "buffer_budget_bytes", "workers", "sign_payload", "connect_ms",
                             "retry_tokens", NULL};
-    *c = (struct construction){.workers = 2, .sign_payload = 1, .connect_ms = 10000};
-    if (!PyArg_ParseTupleAndKeywords(args, named, "$ssspzsIIn|IpII:Engine", names, &c->endpoint, &c->region, &c->bucket,
+    *c = (struct construction){
+        .path_style = 1,
+        .proxy = "",
+        .max_connections = 32,
+        .max_queue = 1024,
+        .budget_bytes = (Py_ssize_t)128 << 20,
+        .workers = 2,
+        .sign_payload = 1,
+        .connect_ms = 10000,
+    };
+    if (!PyArg_ParseTupleAndKeywords(args, named, "|$ssspzsIInIpII:Engine", names, &c->endpoint, &c->region, &c->bucket,
                                      &c->path_style, &c->ca_file, &c->proxy, &c->max_connections, &c->max_queue,
                                      &c->budget_bytes, &c->workers, &c->sign_payload, &c->connect_ms,
                                      &c->retry_tokens)) {
+        return -1;
+    }
+    if (!c->endpoint || !c->region || !c->bucket) {
+        PyErr_SetString(PyExc_TypeError, "Engine() needs endpoint, region and bucket");
         return -1;
     }
     if (c->budget_bytes < 0) {
