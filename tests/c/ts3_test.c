@@ -135,7 +135,7 @@ void ts3_test_each_failure(enum ts3_err (*run)(const struct ts3_alloc *alloc, vo
         if (!good || !alloc.failed)
             return;
     }
-    CHECK(!"the run never ends without a failure");
+    ts3_test_check(false, __FILE__, __LINE__, "a run without a failing allocation");
 }
 
 char *ts3_test_data(const char *name, size_t *size_bytes)
