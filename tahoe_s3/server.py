@@ -108,6 +108,7 @@ class S3StorageServer(StorageServer):
     @inlineCallbacks
     def stopService(self) -> Generator[Deferred[Any], Any, None]:
         """Uploads that are closing get their outcome, others end; what has begun ends; then the engine stops."""
+        self.store.refuse_more()
         ending = [maybeDeferred(writer.disconnected) for writer in list(self._bucket_writers.values())]
         yield DeferredList(ending, consumeErrors=True)
         yield maybeDeferred(service.MultiService.stopService, self)
@@ -246,8 +247,10 @@ class S3StorageServer(StorageServer):
         yield self.store.slots.settle(storage_index)
         if renew_leases and self.store.index.shares(storage_index):
             yield self.store.overlay.add(storage_index, Lease.from_tahoe(lease_info))
+        # Nobody would end a writer that is made after the node began to stop.
+        self.store.require_ready()
         existing = {row.shnum for row in self.store.index.shares(storage_index)}
-        wanted = [shnum for shnum in sharenums if shnum not in existing and fits_key(shnum)]
+        wanted = [shnum for shnum in sharenums if shnum not in existing and fits_key(storage_index, shnum)]
         return existing, self._make_writers(storage_index, wanted, allocated_size, lease_info)
 
     def _make_writers(
@@ -360,8 +363,8 @@ class S3StorageServer(StorageServer):
     ) -> Deferred[tuple[bool, dict[int, list[bytes]]]]:
         self.store.require_ready()
         for shnum in touched:
-            if not fits_key(shnum):
-                raise NoSpace(f"share number {shnum} of {si_text(storage_index)} is too large")
+            if not fits_key(storage_index, shnum):
+                raise NoSpace(f"a share {shnum} of {si_text(storage_index)} cannot be stored")
         answer: Deferred[tuple[bool, dict[int, list[bytes]]]] = self.store.mutable.read_test_write(
             storage_index, touched=touched, execute=execute
         )

@@ -84,7 +84,7 @@ class Index:
             self._set_meta("schema", str(SCHEMA_VERSION))
         #: Whether what an earlier run knew could be kept.
         self.was_kept = kept
-        self._set_meta("clean", "0")
+        self._mark("0")
         self._seen = int(self._meta("seen") or "0")
         count, used = self._db.execute("SELECT COUNT(*), COALESCE(SUM(size), 0) FROM shares").fetchone()
         #: Number of shares, and the bytes of their objects together.
@@ -100,33 +100,42 @@ class Index:
     def _open(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self._connect()
-        except sqlite3.DatabaseError:
+            self._db = self._connect()
+        except sqlite3.DatabaseError as error:
+            if "locked" in str(error):
+                # Another process works with it: it is not damaged, and not ours to remove.
+                raise
             # A damaged file holds nothing that the bucket does not.
-            self._close_files()
             self.delete(self.path)
-            self._connect()
+            self._db = self._connect()
 
-    def _connect(self) -> None:
-        self._db = sqlite3.connect(str(self.path), isolation_level=None)
-        self._db.execute("PRAGMA journal_mode=WAL")
-        # Durability is the bucket's: a crash empties the index anyway.
-        self._db.execute("PRAGMA synchronous=OFF")
-        self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
-        if self._db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
-            raise sqlite3.DatabaseError("damaged")
-        if not self._db.execute("SELECT 1 FROM sqlite_master WHERE name='shares'").fetchone():
-            self._db.executescript(_SCHEMA)
+    def _connect(self) -> sqlite3.Connection:
+        db = sqlite3.connect(str(self.path), isolation_level=None)
+        try:
+            db.execute("PRAGMA locking_mode=EXCLUSIVE")
+            db.execute("PRAGMA journal_mode=WAL")
+            # Durability is the bucket's: a crash empties the index anyway.
+            db.execute("PRAGMA synchronous=OFF")
+            if db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+                raise sqlite3.DatabaseError("damaged")
+            if not db.execute("SELECT 1 FROM sqlite_master").fetchone():
+                db.executescript(_SCHEMA)
+            for table in ("meta", "shares", "overlays"):
+                db.execute(f"SELECT * FROM {table} LIMIT 1")
+        except BaseException:
+            db.close()
+            raise
+        return db
 
     def _close_files(self) -> None:
         self._db.close()
 
     def close(self) -> None:
         """Mark it clean, on disk, and close it. Idempotent is not needed: the Store calls it once."""
-        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        self._db.execute("PRAGMA synchronous=FULL")
-        self._set_meta("clean", "1")
-        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        # The mark must not reach the disk before the rows: a checkpoint with synchronous=FULL flushes the file, those
+        # pages included that earlier checkpoints wrote without, but only if there is something to checkpoint.
+        self._mark("0")
+        self._mark("1")
         self._close_files()
         directory = os.open(self.path.parent, os.O_RDONLY)
         try:
@@ -137,6 +146,13 @@ class Index:
     def abandon(self) -> None:
         """Close it without the clean mark, as a crash would: the next start rebuilds it."""
         self._close_files()
+
+    def _mark(self, clean: str) -> None:
+        """Write the mark, and everything before it, to the disk itself."""
+        self._db.execute("PRAGMA synchronous=FULL")
+        self._set_meta("clean", clean)
+        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self._db.execute("PRAGMA synchronous=OFF")
 
     def _meta(self, name: str) -> str | None:
         row = self._db.execute("SELECT value FROM meta WHERE name=?", (name,)).fetchone()
@@ -169,11 +185,6 @@ class Index:
     def put_share(self, storage_index: bytes, row: ShareRow) -> None:
         """What the bucket has acknowledged or shown."""
         known = self.share(storage_index, row.shnum)
-        if known is None:
-            self.share_count += 1
-            self.used_bytes += row.size
-        else:
-            self.used_bytes += row.size - known.size
         packed = None if row.leases is None else pack(row.leases)
         self._db.execute(
             "INSERT OR REPLACE INTO shares VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -182,6 +193,8 @@ class Index:
                 _KIND_NUMBERS[row.kind], row.data_length, packed, self._seen,
             ),
         )  # fmt: skip
+        self.share_count += known is None
+        self.used_bytes += row.size - (0 if known is None else known.size)
 
     def drop_share(self, storage_index: bytes, shnum: int) -> None:
         known = self.share(storage_index, shnum)

@@ -16,6 +16,7 @@ OWNER_KEY = "owner.json"
 SHARES = "shares/"
 LEASES = "leases/"
 
+STORAGE_INDEX_BYTES = 16
 #: Share numbers have at most 18 digits, so that they fit SQLite's 64-bit integers.
 MAX_SHNUM = 10**18 - 1
 
@@ -64,9 +65,12 @@ def lease_key(storage_index: bytes) -> str:
     return f"{LEASES}{text[:2]}/{text}"
 
 
-def fits_key(shnum: int) -> bool:
-    """Whether a share of this number can be stored at all."""
-    return 0 <= shnum <= MAX_SHNUM
+def fits_key(storage_index: bytes, shnum: int) -> bool:
+    """Whether such a share can be stored at all: under any other key the next start would not find it again.
+
+    Foolscap lets clients send storage indexes of fewer than 16 bytes.
+    """
+    return len(storage_index) == STORAGE_INDEX_BYTES and 0 <= shnum <= MAX_SHNUM
 
 
 def _storage_index(start: str, text: str) -> bytes | None:

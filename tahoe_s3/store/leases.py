@@ -19,7 +19,7 @@ from typing import Any
 from allmydata.storage.lease import HashedLeaseInfo, LeaseInfo
 
 OVERLAY_VERSION = 1
-#: Leases of one storage index; a client adds one an account, so a thousand are far beyond any use.
+#: Leases of one storage index; a client adds one an account, so these are far beyond any use.
 MAX_LEASES = 10_000
 NO_NODEID = bytes(20)
 
@@ -152,5 +152,5 @@ def overlay_from_json(data: bytes) -> list[Lease]:
         ]
     except OverlayError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise OverlayError(f"a damaged lease object ({type(error).__name__})") from None

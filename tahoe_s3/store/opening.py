@@ -20,6 +20,7 @@ from typing import Any, Callable
 
 from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from tahoe_s3 import errors
 from tahoe_s3.client import (
@@ -31,6 +32,7 @@ from tahoe_s3.client import (
     Page,
     S3Client,
     S3Error,
+    Throttled,
     WrongRegion,
     open_client,
 )
@@ -45,6 +47,10 @@ from tahoe_s3.store.store import INDEX, Store
 DEADLINE_S = 60.0
 #: Seconds until a bucket that could not be reached is tried again.
 RETRY_S = 30.0
+#: Likewise, where it was reached and refused this node.
+RETRY_REFUSED_S = 600.0
+
+MakeClient = Callable[[Any, ClientConfig], S3Client]
 
 _DISK_SHARE = re.compile(r"[0-9]+")
 _log = Logger()
@@ -103,17 +109,26 @@ def explain(error: S3Error, config: S3Config) -> errors.ConfigError | None:
     if isinstance(error, WrongRegion):
         actual = error.region or ""
         return errors.WrongRegion(bucket=config.bucket, configured=config.region, actual=actual)
+    if isinstance(error, Throttled):
+        return None
     if isinstance(error, BadReply) or (error.kind == "service" and 0 < error.status < 500):
         detail = f"HTTP status {error.status}" if error.status else "no S3 answer"
         return errors.NotS3(url=config.url, detail=f"{detail}, {error.code or error.message or 'no error code'}")
     return None
 
 
+def _not_told(failure: Failure) -> None:
+    """Many policies do not let a node ask about the bucket's settings; what it asks is only good to know."""
+    failure.trap(AccessDenied)
+    _log.info("the bucket's settings cannot be asked about: {error}", error=str(failure.value))
+
+
 class Opening:
     """Brings a Store to the point where it can answer; again and again while the bucket cannot be reached."""
 
-    def __init__(self, reactor: Any, place: Place, store: Store) -> None:
+    def __init__(self, reactor: Any, place: Place, store: Store, make_client: MakeClient) -> None:
         self._reactor = reactor
+        self._make_client = make_client
         self._place = place
         self._store = store
         self._client: S3Client = store.client
@@ -146,9 +161,9 @@ class Opening:
         region = self._client.region
         if config.region_is_explicit and region != config.region:
             raise errors.WrongRegion(bucket=config.bucket, configured=config.region, actual=region)
-        if (yield self._client.get_object_lock(deadline_s=DEADLINE_S)) == "Enabled":
+        if (yield self._client.get_object_lock(deadline_s=DEADLINE_S).addErrback(_not_told)) == "Enabled":
             raise errors.ObjectLocked(bucket=config.bucket)
-        if (yield self._client.get_versioning(deadline_s=DEADLINE_S)) == "Enabled":
+        if (yield self._client.get_versioning(deadline_s=DEADLINE_S).addErrback(_not_told)) == "Enabled":
             _log.warn(
                 "the bucket {bucket} keeps old versions of objects, so the space it takes never shrinks and you pay "
                 "for shares that are long gone; switch versioning off, or add a lifecycle rule for old versions",
@@ -168,7 +183,7 @@ class Opening:
     def _refuse_owner_above(self, prefix: str) -> Generator[Deferred[Any], Any, None]:
         """A node that owns a prefix above ours would take our shares for foreign keys, and we its own."""
         config = self._place.config
-        other = open_client(self._reactor, client_config(config, prefix=prefix))
+        other = self._make_client(self._reactor, client_config(config, prefix=prefix))
         try:
             mark = yield ownership.read_mark(other, bucket=config.bucket, prefix=prefix)
         except AccessDenied:
@@ -190,8 +205,10 @@ class Opening:
         for share in list(index.unseen_shares()):
             self._store.vanished(*share)
         for storage_index in list(index.unseen_overlays()):
-            # A listing may lag: read it before the next change builds on it, a 404 then counts as empty.
-            index.put_overlay(storage_index, OverlayRow("", 0, None))
+            # A listing may lag. Leases that are known stay known, and go out with the next write; else the object
+            # is read before that, and a 404 then counts as empty.
+            known = index.overlay(storage_index)
+            index.put_overlay(storage_index, OverlayRow("", 0, None if known is None else known.leases))
 
     def _take_page(self, page: Page) -> None:
         shares, overlays = [], []
@@ -214,7 +231,12 @@ class Opening:
     @inlineCallbacks
     def _remove_uploads(self) -> Generator[Deferred[Any], Any, None]:
         """Multipart uploads of ours that never ended: they are invisible, and paid for."""
-        uploads = yield self._client.list_multiparts(SHARES)
+        try:
+            uploads = yield self._client.list_multiparts(SHARES)
+        except S3Error as error:
+            # They cost money, but nothing depends on their absence, and not every policy lets us ask.
+            _log.warn("cannot look for uploads that never ended: {error}", error=str(error))
+            return
         for upload in uploads:
             if isinstance(parse_key(upload.key), ShareId):
                 yield abort_quietly(self._client, upload.key, upload.upload_id)
@@ -224,9 +246,6 @@ class Opening:
         place = self._place.config.url
         self._store.problem = f"the S3 service at {place} could not be reached since the node's start"
         _log.error("{problem}: {error}", problem=self._store.problem, error=str(error))
-        self._again()
-
-    def _again(self) -> None:
         self._store.later(RETRY_S, self._try_again)
 
     def _try_again(self) -> None:
@@ -235,8 +254,9 @@ class Opening:
     def _still_not(self, failure: Any) -> None:
         self._store.problem = f"the bucket cannot be used: {failure.getErrorMessage()}"
         _log.error("{problem}", problem=self._store.problem)
-        if not self._store.is_closed:
-            self._again()
+        # What the operator must mend takes time; and services lock out who comes back with bad credentials.
+        refused = failure.check(errors.ConfigError)
+        self._store.later(RETRY_REFUSED_S if refused else RETRY_S, self._try_again)
 
 
 @inlineCallbacks
@@ -247,7 +267,7 @@ def open_store(
     nodeid: str,
     local_dir: Path,
     has_run_before: bool,
-    make_client: Callable[[Any, ClientConfig], S3Client] = open_client,
+    make_client: MakeClient = open_client,
 ) -> Generator[Deferred[Any], Any, Store]:
     """The Store of this node. Raises errors.ConfigError, one sentence for the operator.
 
@@ -260,15 +280,18 @@ def open_store(
     refuse_disk_shares(place)
     local_dir.mkdir(parents=True, exist_ok=True)
     client = make_client(reactor, client_config(config))
+    index = None
     try:
         index = Index(local_dir / INDEX, identity=place.identity)
         store = Store(
             reactor=reactor, client=client, index=index, local_dir=local_dir, part_size_bytes=config.part_size_bytes
         )
     except BaseException:
+        if index is not None:
+            index.abandon()
         yield client.close()
         raise
-    opening = Opening(reactor, place, store)
+    opening = Opening(reactor, place, store, make_client)
     try:
         yield opening.run()
     except S3Error as error:

@@ -2,7 +2,8 @@
 """Leases added or renewed after the share objects were written: one small object a storage index.
 
 The object is rewritten whole, so it is read first when its content is not known. Changes of one storage index that
-arrive while a write is under way share the next write. Nothing is answered before the bucket has it.
+arrive while a write is under way share the next write. Nothing is answered before the bucket has it. A lease object
+that was there and now seems not to be is not taken for an empty one, since writing it anew would lose its leases.
 
 Owner: the Store. Thread: the reactor's.
 """
@@ -12,13 +13,14 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import Any
 
+from allmydata.interfaces import NoSpace
 from twisted.internet.defer import Deferred, inlineCallbacks, succeed
 from twisted.logger import Logger
 
-from tahoe_s3.client import NotFound, ObjectInfo, S3Client, S3Error
+from tahoe_s3.client import Busy, NotFound, ObjectInfo, Page, S3Client, S3Error, Unavailable
 from tahoe_s3.store.index import Index, OverlayRow
 from tahoe_s3.store.keys import lease_key, si_text
-from tahoe_s3.store.leases import Lease, OverlayError, merge, overlay_from_json, overlay_to_json
+from tahoe_s3.store.leases import MAX_LEASES, Lease, OverlayError, merge, overlay_from_json, overlay_to_json
 from tahoe_s3.store.slots import Slots
 
 
@@ -44,7 +46,8 @@ class Overlays:
     def add(self, storage_index: bytes, lease: Lease) -> Deferred[None]:
         """Add the lease to all shares of the storage index, or renew the one of the same renew secret.
 
-        No request where there is no share. Fails with an S3Error, or an OverlayError for a damaged object.
+        No request where there is no share. Fails with an S3Error, an OverlayError for a damaged object, or Tahoe's
+        NoSpace where there are MAX_LEASES already.
         """
         waiter: Deferred[None] = Deferred(lambda _: None)
         batch = self._next.get(storage_index)
@@ -54,6 +57,8 @@ class Overlays:
             batch.waiters.append(waiter)
             written = self._slots.run(storage_index, lambda: self._write_next(storage_index))
             written.addBoth(self._tell, storage_index, batch)
+        elif len(batch.waiters) >= MAX_LEASES:
+            waiter.errback(Busy(f"{MAX_LEASES} leases wait for {si_text(storage_index)} already", kind="local"))
         else:
             batch.leases.append(lease)
             batch.waiters.append(waiter)
@@ -77,13 +82,16 @@ class Overlays:
     def _write(self, storage_index: bytes, leases: list[Lease]) -> Generator[Deferred[Any], Any, None]:
         known = yield self.read(storage_index)
         merged = merge(known, leases)
+        if len(merged) > MAX_LEASES:
+            raise NoSpace(f"{si_text(storage_index)} has {MAX_LEASES} leases, which is the most there can be")
         key = lease_key(storage_index)
         try:
             info: ObjectInfo = yield self._client.put(key, overlay_to_json(merged), content_type="application/json")
         except S3Error as error:
             if error.outcome != "not_applied":
-                # Whatever it is now, it is read before the next write builds on it.
-                self._index.put_overlay(storage_index, OverlayRow("", 0, None))
+                # The object has either these leases or those before. All of them go out with the next write, so
+                # none is lost whichever it is; without an ETag the next start reads the object anew.
+                self._index.put_overlay(storage_index, OverlayRow("", 0, tuple(merged)))
             raise
         self._index.put_overlay(storage_index, OverlayRow(info.etag, info.modified_s, tuple(merged)))
 
@@ -95,21 +103,28 @@ class Overlays:
             return []
         if row.leases is not None:
             return list(row.leases)
+        key = lease_key(storage_index)
         try:
-            got = yield self._client.get(lease_key(storage_index))
+            got = yield self._client.get(key)
         except NotFound:
+            if row.etag and (yield self._is_listed(key)):
+                raise Unavailable(f"{key} is listed, but reading it said that it is not there") from None
             if row.etag:
-                self.log.warn(
-                    "the lease object of {si}, which a listing showed, is gone; its leases are unknown",
-                    si=si_text(storage_index),
-                )
+                self.log.critical("the lease object {key} has vanished from the bucket, and its leases", key=key)
+            self._index.drop_overlay(storage_index)
             return []
         try:
             leases = overlay_from_json(got.data)
         except OverlayError as error:
-            raise OverlayError(f"{lease_key(storage_index)}: {error}") from None
+            raise OverlayError(f"{key}: {error}") from None
         self._index.put_overlay(storage_index, OverlayRow(got.etag, got.modified_s, tuple(leases)))
         return leases
+
+    @inlineCallbacks
+    def _is_listed(self, key: str) -> Generator[Deferred[Any], Any, bool]:
+        """Services that lag answer 404 for what they list: an absence that loses leases needs both to agree."""
+        page: Page = yield self._client.list_page(key, max_keys=1)
+        return any(entry.key == key for entry in page.entries)
 
     @inlineCallbacks
     def delete(self, storage_index: bytes) -> Generator[Deferred[Any], Any, None]:
@@ -118,7 +133,8 @@ class Overlays:
             return
         try:
             yield self._client.delete(lease_key(storage_index))
-        except S3Error:
-            self._index.put_overlay(storage_index, OverlayRow("", 0, None))
+        except S3Error as error:
+            if error.outcome != "not_applied":
+                self._index.put_overlay(storage_index, OverlayRow("", 0, None))
             raise
         self._index.drop_overlay(storage_index)

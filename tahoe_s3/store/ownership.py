@@ -18,11 +18,13 @@ from typing import Any
 from twisted.internet.defer import Deferred, inlineCallbacks
 
 from tahoe_s3 import errors
-from tahoe_s3.client import NotFound, S3Client
+from tahoe_s3.client import NotFound, S3Client, S3Error
 from tahoe_s3.store.keys import OWNER_KEY
 
 LAYOUT_VERSION = 1
 _MAX_MARK_BYTES = 16 * 1024
+#: The end of the year 9999.
+_MAX_SINCE_S = 253_402_300_799
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,9 @@ def parse_mark(data: bytes, *, bucket: str, key: str) -> OwnerMark:
         types = (type(mark.nodeid), type(mark.instance), type(mark.since_s))
         if version != LAYOUT_VERSION or types != (str, str, int) or not mark.nodeid:
             problem = "a field has a wrong value"
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        elif not 0 <= mark.since_s <= _MAX_SINCE_S:
+            problem = "its time is impossible"
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         problem = f"it cannot be read, {type(error).__name__}"
     if problem:
         raise errors.BadOwnerMark(bucket=bucket, key=key, problem=problem)
@@ -68,6 +72,11 @@ def read_mark(client: S3Client, *, bucket: str, prefix: str) -> Generator[Deferr
         got = yield client.get(OWNER_KEY, length=_MAX_MARK_BYTES, offset=0)
     except NotFound:
         return None
+    except S3Error as error:
+        if error.status != 416:
+            raise
+        # An empty object has no range at all.
+        return parse_mark(b"", bucket=bucket, key=f"{prefix}{OWNER_KEY}")
     return parse_mark(got.data, bucket=bucket, key=f"{prefix}{OWNER_KEY}")
 
 

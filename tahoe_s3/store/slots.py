@@ -20,7 +20,7 @@ from twisted.internet.defer import Deferred, inlineCallbacks, maybeDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from tahoe_s3.client import Busy, NotFound, ObjectInfo, S3Client
+from tahoe_s3.client import Busy, NotFound, ObjectInfo, Page, S3Client
 from tahoe_s3.store.index import Index, ShareRow
 from tahoe_s3.store.keys import ShareId, share_key, si_text
 
@@ -28,6 +28,8 @@ T = TypeVar("T")
 
 #: Operations that may wait for the lock of one storage index. A client has one at a time under way.
 MAX_WAITERS = 256
+#: Shares whose changes are told apart; beyond it all count as changed once.
+MAX_GENERATIONS = 100_000
 
 
 class _Operation:
@@ -39,6 +41,15 @@ class _Operation:
         self.result: Deferred[Any] = Deferred(lambda _: None)
 
 
+class _Lock:
+    """The lock of one storage index, while something runs or waits. `is_draining`: _drain() is on the stack."""
+
+    def __init__(self) -> None:
+        self.waiting: deque[_Operation] = deque()
+        self.is_held = False
+        self.is_draining = False
+
+
 class Slots:
     """Locks and unsure shares, both only while somebody needs them."""
 
@@ -47,10 +58,13 @@ class Slots:
     def __init__(self, client: S3Client, index: Index) -> None:
         self._client = client
         self._index = index
-        self._waiting: dict[bytes, deque[_Operation]] = {}
+        self._locks: dict[bytes, _Lock] = {}
         self._unsure: dict[bytes, set[int]] = {}
         self._settling: dict[bytes, list[Deferred[None]]] = {}
         self._generations: dict[ShareId, int] = {}
+        self._changes = 0
+        #: The generation of all shares that are not in _generations.
+        self._forgotten = 0
         self._idle: list[Deferred[None]] = []
 
     # the lock
@@ -61,46 +75,56 @@ class Slots:
         The operation is not cancelled when the returned Deferred is; its outcome is then only logged.
         """
         mine = _Operation(operation)
-        queue = self._waiting.get(storage_index)
-        if queue is None:
-            self._waiting[storage_index] = deque()
-            self._start(storage_index, mine)
-        elif len(queue) >= MAX_WAITERS:
-            message = f"{len(queue)} operations wait for storage index {si_text(storage_index)} already"
+        lock = self._locks.get(storage_index)
+        if lock is None:
+            lock = self._locks[storage_index] = _Lock()
+        if len(lock.waiting) >= MAX_WAITERS:
+            message = f"{len(lock.waiting)} operations wait for storage index {si_text(storage_index)} already"
             mine.result.errback(Busy(message, kind="local"))
         else:
-            queue.append(mine)
+            lock.waiting.append(mine)
+            self._drain(storage_index, lock)
         return mine.result
 
-    def _start(self, storage_index: bytes, mine: _Operation) -> None:
-        done: Deferred[object] = maybeDeferred(self.settle, storage_index)
-        done.addCallback(lambda _: mine.run())
-        done.addBoth(self._finish, storage_index, mine)
+    def _drain(self, storage_index: bytes, lock: _Lock) -> None:
+        """Start the next operation while none runs: in a loop, since many may end before they return."""
+        if lock.is_draining:
+            return
+        lock.is_draining = True
+        while lock.waiting and not lock.is_held:
+            lock.is_held = True
+            mine = lock.waiting.popleft()
+            done: Deferred[object] = maybeDeferred(self.settle, storage_index)
+            done.addCallback(_run, mine)
+            done.addBoth(self._finish, storage_index, lock, mine)
+        lock.is_draining = False
+        if not lock.is_held:
+            del self._locks[storage_index]
+            self._tell_idle()
 
-    def _finish(self, result: Any, storage_index: bytes, mine: _Operation) -> None:
-        queue = self._waiting[storage_index]
-        if queue:
-            self._start(storage_index, queue.popleft())
-        else:
-            del self._waiting[storage_index]
-        if mine.result.called:
-            if isinstance(result, Failure):
-                self.log.error("an operation whose caller had gone failed: {error}", error=result.getErrorMessage())
-        else:
+    def _finish(self, result: Any, storage_index: bytes, lock: _Lock, mine: _Operation) -> None:
+        # The caller hears first, so that outcomes come in the order of the operations.
+        if not mine.result.called:
             mine.result.callback(result)
-        if not self._waiting:
+        elif isinstance(result, Failure):
+            self.log.error("an operation whose caller had gone failed: {error}", error=result.getErrorMessage())
+        lock.is_held = False
+        self._drain(storage_index, lock)
+
+    def _tell_idle(self) -> None:
+        if not self._locks:
             idle, self._idle = self._idle, []
             for waiter in idle:
                 waiter.callback(None)
 
     def is_busy(self, storage_index: bytes) -> bool:
         """Whether something runs under this lock now."""
-        return storage_index in self._waiting
+        return storage_index in self._locks
 
     def when_idle(self) -> Deferred[None]:
         """Fires when no operation runs or waits: what was begun has its outcome."""
         idle: Deferred[None] = Deferred()
-        if self._waiting:
+        if self._locks:
             self._idle.append(idle)
         else:
             idle.callback(None)
@@ -115,17 +139,16 @@ class Slots:
 
     def changed(self, storage_index: bytes, shnum: int) -> None:
         """The share was written: what a request learned of it before is no longer to be believed."""
-        share = ShareId(storage_index, shnum)
-        self._generations[share] = self._generations.get(share, 0) + 1
-        if len(self._generations) > 100_000:
-            self._generations = {key: count for key, count in self._generations.items() if self._in_use(key)}
-
-    def _in_use(self, share: ShareId) -> bool:
-        return share.storage_index in self._waiting or share.storage_index in self._unsure
+        self._changes += 1
+        self._generations[ShareId(storage_index, shnum)] = self._changes
+        if len(self._generations) > MAX_GENERATIONS:
+            # Every share then seems to have changed once, which costs a request under way its answer at worst.
+            self._forgotten = self._changes
+            self._generations.clear()
 
     def generation(self, storage_index: bytes, shnum: int) -> int:
         """Changes with every write of the share."""
-        return self._generations.get(ShareId(storage_index, shnum), 0)
+        return self._generations.get(ShareId(storage_index, shnum), self._forgotten)
 
     def is_unsure(self, storage_index: bytes) -> bool:
         return storage_index in self._unsure
@@ -151,25 +174,44 @@ class Slots:
 
     @inlineCallbacks
     def _settle(self, storage_index: bytes) -> Generator[Deferred[Any], Any, None]:
-        for shnum in sorted(self._unsure.get(storage_index, ())):
+        """Until nothing is unsure: a share may become so while another is asked about."""
+        while storage_index in self._unsure:
+            shnum = min(self._unsure[storage_index])
             generation = self.generation(storage_index, shnum)
-            found: ObjectInfo | None
-            try:
-                found = yield self._client.head(share_key(storage_index, shnum), priority=0)
-            except NotFound:
-                found = None
+            found = yield self._look(storage_index, shnum)
             if self.generation(storage_index, shnum) == generation:
                 self._adopt(storage_index, shnum, found)
 
-    def _adopt(self, storage_index: bytes, shnum: int, found: ObjectInfo | None) -> None:
+    @inlineCallbacks
+    def _look(self, storage_index: bytes, shnum: int) -> Generator[Deferred[Any], Any, ShareRow | None]:
+        """What the bucket has. Of a share that was there before, a 404 alone is not believed: see below."""
+        key = share_key(storage_index, shnum)
+        try:
+            info: ObjectInfo = yield self._client.head(key, priority=0)
+            return ShareRow(shnum, info.size, info.etag, True, info.modified_s)
+        except NotFound:
+            if self._index.share(storage_index, shnum) is None:
+                return None
+        # Some services answer 404 for a moment after an overwrite. Dropping the share then would let the next write
+        # create it anew; so the listing has to agree.
+        page: Page = yield self._client.list_page(key, max_keys=1, priority=0)
+        for entry in page.entries:
+            if entry.key == key:
+                return ShareRow(shnum, entry.size, entry.etag, False, entry.modified_s)
+        return None
+
+    def _adopt(self, storage_index: bytes, shnum: int, found: ShareRow | None) -> None:
         """Believe the bucket. A share that came out whole though nobody was told so is kept: it loses nothing."""
         if found is None:
             self._index.drop_share(storage_index, shnum)
         else:
-            row = ShareRow(shnum, found.size, found.etag, True, found.modified_s)
-            self._index.put_share(storage_index, row)
+            self._index.put_share(storage_index, found)
         self.changed(storage_index, shnum)
         unsure = self._unsure.get(storage_index, set())
         unsure.discard(shnum)
         if not unsure:
             self._unsure.pop(storage_index, None)
+
+
+def _run(_: object, mine: _Operation) -> Deferred[Any]:
+    return mine.run()

@@ -10,14 +10,16 @@ Owner: S3StorageServer. Thread: the reactor's. Everything on local disk can be d
 from __future__ import annotations
 
 import shutil
+import sqlite3
 from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable
 
 from twisted.internet.base import DelayedCall
-from twisted.internet.defer import Deferred, DeferredList, inlineCallbacks
+from twisted.internet.defer import Deferred, DeferredList, inlineCallbacks, maybeDeferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from tahoe_s3.client import NotFound, ObjectInfo, S3Client, S3Error, Unavailable
 from tahoe_s3.store.cache import MutableCache
@@ -79,11 +81,18 @@ class Store:
         self._vanishing: set[ShareId] = set()
         self._timers: set[DelayedCall] = set()
         self._closed = False
+        self._stopping = False
 
     def require_ready(self) -> None:
         """Raise Unavailable while the bucket has not been seen since the start: an error is not an absence."""
+        if self._stopping:
+            raise Unavailable("the node is stopping", kind="local")
         if self.problem is not None:
             raise Unavailable(self.problem, kind="local")
+
+    def refuse_more(self) -> None:
+        """From here on nothing new is begun; what has begun goes on. The first step of stopping."""
+        self._stopping = True
 
     @property
     def is_closed(self) -> bool:
@@ -174,8 +183,14 @@ class Store:
 
     def _check(self, share: ShareId, number: int) -> None:
         checked = self.slots.run(share.storage_index, lambda: self._check_locked(share, number))
+        checked.addErrback(self._cannot_tell, share, number)
         checked.addCallback(self._checked, share, number)
         self.in_background(checked)
+
+    def _cannot_tell(self, failure: Failure, share: ShareId, number: int) -> int:
+        failure.trap(S3Error)
+        self.log.warn("cannot tell whether {key} is there: {error}", key=share_key(*share), error=str(failure.value))
+        return number
 
     def _checked(self, again_as: int | None, share: ShareId, number: int) -> None:
         if again_as is None:
@@ -202,9 +217,6 @@ class Store:
             self.index.drop_share(*share)
             self.share_changed(*share)
             return None
-        except S3Error as error:
-            self.log.warn("cannot tell whether {key} is still there: {error}", key=key, error=str(error))
-            return number
         if (info.size, info.etag) != (row.size, row.etag):
             fresh = ShareRow(share.shnum, info.size, info.etag, True, info.modified_s)
             self.index.put_share(share.storage_index, fresh)
@@ -215,17 +227,32 @@ class Store:
 
     @inlineCallbacks
     def close(self) -> Generator[Deferred[Any], Any, None]:
-        """Wait for what has begun, then stop the engine and mark the index clean."""
+        """Wait for what has begun, then stop the engine and mark the index clean. Never fails."""
+        self.refuse_more()
         self._closed = True
         for timer in self._timers:
             timer.cancel()
         self._timers.clear()
+        if self.problem is not None:
+            # Nothing was begun but attempts to reach the bucket, which may take minutes.
+            yield self.client.close()
         yield self.slots.when_idle()
-        yield DeferredList(list(self._background))
-        self.reads.close()
-        self.cache.close()
-        yield self.client.close()
-        if self.problem is None:
-            self.index.close()
-        else:
-            self.index.abandon()
+        while self._background:
+            yield DeferredList(list(self._background))
+        is_clean = self.problem is None
+        for step in (self.reads.close, self.cache.close, self.client.close):
+            try:
+                yield maybeDeferred(step)
+            except Exception:
+                self.log.failure("the store was not closed cleanly")
+                is_clean = False
+        self._close_index(is_clean=is_clean)
+
+    def _close_index(self, *, is_clean: bool) -> None:
+        try:
+            if is_clean:
+                self.index.close()
+                return
+        except (sqlite3.Error, OSError):
+            self.log.failure("the index cannot be marked clean; the next start rebuilds it")
+        self.index.abandon()

@@ -25,7 +25,7 @@ from allmydata.util.assertutil import precondition
 from twisted.internet.defer import Deferred, fail, inlineCallbacks, succeed
 from twisted.logger import Logger
 
-from tahoe_s3.client import FileRegion, LocalError, NotFound, ObjectInfo, S3Error
+from tahoe_s3.client import Cancelled, FileRegion, LocalError, NotFound, ObjectInfo, S3Error
 from tahoe_s3.store.index import IMMUTABLE, ShareRow
 from tahoe_s3.store.keys import share_key
 from tahoe_s3.store.leases import Lease
@@ -153,8 +153,12 @@ class Parts:
     def stop(self) -> Deferred[None]:
         """Send no more, cancel what is under way, remove the upload from the bucket. Never fails."""
         self._stopped = True
+        if self.failure is None:
+            self.failure = Cancelled("the upload was given up", operation="UploadPart", key=self._key, kind="cancelled")
         for sent in list(self._under_way.values()):
             sent.cancel()
+        # Writes that wait for room would otherwise wait for ever.
+        self._wake()
         if self._creating is None:
             return succeed(None)
         if self.upload_id is None:
@@ -200,6 +204,7 @@ class ShareWriter(BucketWriter):
         except OSError:
             self._timeout.cancel()
             raise
+        self._result: Any = None
         self._size = object_size(max_size)
         part_size = part_size_for(self._size, store.part_size_bytes)
         self._parts: Parts | None = None
@@ -258,7 +263,7 @@ class ShareWriter(BucketWriter):
         """Store the share; fires when the bucket has it. Called again, it gives the same outcome."""
         if not self.closing:
             if self.closed:
-                return fail(AssertionError(f"{self!r} has ended"))
+                return fail(self._why_over())
             self.closing = True
             if self._timeout.active():
                 self._timeout.cancel()
@@ -268,6 +273,11 @@ class ShareWriter(BucketWriter):
             outcome.addCallbacks(self._stored, self._not_stored, callbackArgs=(start,))
         return self._share_outcome()
 
+    def _why_over(self) -> Exception:
+        """For a call that comes after the end."""
+        failure = None if self._parts is None else self._parts.failure
+        return AssertionError(f"{self!r} has ended") if failure is None else failure
+
     def _share_outcome(self) -> Deferred[None]:
         waiter: Deferred[None] = Deferred(lambda _: None)
         if self.closed:
@@ -276,8 +286,14 @@ class ShareWriter(BucketWriter):
             self._outcome.append(waiter)
         return waiter
 
-    def _fire(self, result: Any) -> None:
-        self._result = result
+    def _end(self, result: Any, *, consumed_size: int) -> None:
+        """Over, well (None) or not (a Failure): give back spool and space, then tell all who wait, whatever happens."""
+        self._result, self.closed = result, True
+        try:
+            self._release()
+            self.ss.bucket_writer_closed(self, consumed_size)
+        except Exception:
+            self.log.failure("the end of {key} was not tidy", key=self.key)
         waiters, self._outcome = self._outcome, []
         for waiter in waiters:
             if not waiter.called:
@@ -301,7 +317,12 @@ class ShareWriter(BucketWriter):
             info = yield self._look_after(error)
         known = (IMMUTABLE, self._max_size, (self._lease,))
         row = ShareRow(self.shnum, self._size, info.etag, True, info.modified_s, *known)
-        self._store.index.put_share(self.storage_index, row)
+        try:
+            self._store.index.put_share(self.storage_index, row)
+        except Exception:
+            # The bucket has it, and nobody will know: the next who asks must look.
+            self._store.slots.mark_unsure(self.storage_index, self.shnum)
+            raise
         self._store.share_changed(self.storage_index, self.shnum)
         return info
 
@@ -329,33 +350,30 @@ class ShareWriter(BucketWriter):
         return info
 
     def _stored(self, _: ObjectInfo, start: float) -> None:
-        self._release()
-        self.ss.bucket_writer_closed(self, self._size)
         self.ss.add_latency("close", self._clock.seconds() - start)
         self.ss.count("close")
-        self._fire(None)
+        self._end(None, consumed_size=self._size)
 
     def _not_stored(self, failure: Any) -> None:
         self.log.error("could not store {key}: {error}", key=self.key, error=failure.getErrorMessage())
-        self._discard()
-        self._fire(failure)
+        self._discard(failure)
 
     def _discard_failed(self, error: S3Error) -> Deferred[Any]:
         """A part could not be stored, so the share cannot be: free its space now, and tell."""
         if not self.closed and not self.closing:
             self._discard()
-            self._result = None
         return fail(error)
 
-    def _discard(self) -> None:
+    def _discard(self, result: Any = None) -> None:
+        """End it without a share. The upload is removed from the bucket in the background."""
+        # First, since writes that wait for a part are told by stop(), and would end it once more.
+        self._result, self.closed = result, True
         if self._parts is not None:
             self._store.in_background(self._parts.stop())
-        self._release()
-        self.ss.bucket_writer_closed(self, 0)
+        self._end(result, consumed_size=0)
 
     def _release(self) -> None:
-        """Give back the spool file and the timer; from here on it is closed."""
-        self.closed = True
+        """Give back the spool file and the timer."""
         self._sharefile: Any = None
         if self._timeout.active():
             self._timeout.cancel()
@@ -366,15 +384,11 @@ class ShareWriter(BucketWriter):
         """Forget the upload. While closing it waits for the outcome instead, which it cannot change."""
         self.ss.count("abort")
         if self.closing:
-            return self._share_outcome().addErrback(lambda failure: self._reported(failure))
+            # The one who called close is told of a failure; here it has ended, which is what was wanted.
+            return self._share_outcome().addErrback(lambda _: None)
         if not self.closed:
-            self._result = None
             self._discard()
         return succeed(None)
-
-    def _reported(self, failure: Any) -> None:
-        """The one who called close was told; for the others it has ended, which is what they wanted."""
-        failure.trap(Exception)
 
     def disconnected(self) -> Deferred[None]:
         """The client's connection has ended."""
