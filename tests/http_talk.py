@@ -5,6 +5,8 @@ Owner: one test. Time is a Clock; nothing runs in threads.
 """
 from __future__ import annotations
 
+from shutil import rmtree
+from tempfile import mkdtemp
 from typing import Any
 
 from allmydata.storage.common import si_b2a
@@ -92,10 +94,15 @@ class HTTPTestCase(SynchronousTestCase):
         self.patch(cputhreadpool, "_DISABLED", True)
         self.patch(StorageServer, "get_available_space", lambda _: 10**12)
 
+    def folder(self) -> str:
+        folder = mkdtemp()
+        self.addCleanup(rmtree, folder)
+        return folder
+
     def ours(self) -> tuple[HeldServer, RawClient]:
-        server = HeldServer(self.mktemp(), self.clock)
+        server = HeldServer(self.folder(), self.clock)
         return server, RawClient(S3HTTPServer(self.clock, server, SWISSNUM).get_resource(), self.clock)
 
     def tahoes(self) -> RawClient:
-        server = StorageServer(self.mktemp(), b"\x00" * 20, clock=self.clock)
+        server = StorageServer(self.folder(), b"\x00" * 20, clock=self.clock)
         return RawClient(HTTPServer(self.clock, server, SWISSNUM).get_resource(), self.clock)
