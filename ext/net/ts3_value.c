@@ -69,11 +69,20 @@ static void parse_result(const struct ts3_alloc *alloc, struct ts3_request *requ
     ts3_xml_result_free(&result);
 }
 
+/* A question without list-type is one of ListObjects v1, whose answers may lack every element that tells. */
+static enum ts3_list_version list_version(const struct ts3_request *request)
+{
+    for (size_t i = 0; i < request->query_count; i++)
+        if (ts3_str_eq(request->query[i].name, TS3_STR("list-type")))
+            return TS3_LIST_ANY;
+    return TS3_LIST_V1;
+}
+
 static void parse_list(const struct ts3_alloc *alloc, struct ts3_request *request, const char *text, size_t size)
 {
     struct ts3_page *page = &request->event.value.page;
     struct ts3_xml_fault fault = {""};
-    enum ts3_err err = ts3_xml_list_parse(alloc, text, size, TS3_LIST_ANY, page, &fault);
+    enum ts3_err err = ts3_xml_list_parse(alloc, text, size, list_version(request), page, &fault);
     if (err != TS3_OK) {
         ts3_xml_list_free(page);
         unreadable(request, err, &fault);
