@@ -177,7 +177,7 @@ class _Get:
         """Take the object as it is now, once."""
         if self.info is None:
             try:
-                self.info, data = self.client.look(self.key, self.expect_etag)
+                self.info, data = self.client.look(self.key, self.expect_etag, offset=self.offset)
             except S3Error as error:
                 self._end()
                 self.deferred.errback(error)
@@ -302,7 +302,9 @@ class MemoryClient:
                 return held
         return None
 
-    def look(self, key: str, expect_etag: Optional[str] = None, operation: str = "GetObject") -> tuple[ObjectInfo, bytes]:
+    def look(
+        self, key: str, expect_etag: Optional[str] = None, operation: str = "GetObject", *, offset: int = 0
+    ) -> tuple[ObjectInfo, bytes]:
         stored = self.objects.get(key)
         method = "HEAD" if operation == "HeadObject" else "GET"
         if stored is None:
@@ -310,6 +312,8 @@ class MemoryClient:
             raise NotFound("no such key", operation=operation, method=method, key=key, status=404, code=code)
         if expect_etag is not None and expect_etag != stored.etag:
             raise Changed("another ETag", operation=operation, method=method, key=key, status=200, kind="changed")
+        if offset and offset >= len(stored.data):
+            raise S3Error("beyond the end", operation=operation, method=method, key=key, status=416, code="InvalidRange")
         return ObjectInfo(key, len(stored.data), stored.etag, stored.modified_s), stored.data
 
     def _request(self, operation: str, key: str, apply: Callable[[], Any], *, is_write: bool = False) -> Deferred[Any]:
@@ -376,7 +380,7 @@ class MemoryClient:
         priority: int = 1, deadline_s: Optional[float] = None,
     ) -> Deferred[GetResult]:  # fmt: skip
         def apply() -> GetResult:
-            info, data = self.look(key, expect_etag)
+            info, data = self.look(key, expect_etag, offset=offset)
             stop = len(data) if length is None else offset + length
             self.ranges.append((key, offset, min(stop, len(data)) - offset))
             return GetResult(data[offset:stop], info.etag, info.size, info.modified_s)
