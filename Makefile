@@ -15,6 +15,7 @@ STAMP = $(VENV)/installed
 SOURCES = setup.py pyproject.toml README.rst $(wildcard tahoe_s3*.pth tahoe_s3*.start MANIFEST.in) \
 	$(wildcard ext/*/*.c ext/*/*.h tahoe_s3/*.py tahoe_s3/*/*.py tahoe_s3/*.pyi)
 
+CLANG ?= $(firstword $(foreach name,clang clang-19 clang-16 clang-14,$(shell command -v $(name))))
 WARN = -std=c11 -Wall -Wextra -Wconversion -Wshadow -Werror
 
 .PHONY: help demo test venv packages lint types cwarn ctest sanitize pytest tahoe-suites installs bench clean
@@ -47,8 +48,7 @@ types: venv
 # The rooms without Python.h are built by tests/c as well, with every compiler there is; this covers ext/py too.
 cwarn: venv
 	@set -e; include=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("include"))'); \
-	for compiler in gcc clang; do \
-	    command -v $$compiler >/dev/null || continue; \
+	for compiler in gcc $(CLANG); do \
 	    for source in ext/*/*.c; do \
 	        $$compiler $(WARN) -O2 -c -o /dev/null -Iext -isystem $$include \
 	            $$(pkg-config --cflags libcurl openssl libxml-2.0) $$source; \

@@ -46,15 +46,11 @@ def of_reads(sizes_bytes: Iterable[int]) -> dict[str, int]:
     return {"GetObject": sum(gets_of_share(size) for size in sizes_bytes)}
 
 
-def table(
-    counted: Mapping[str, int], allowed: Mapping[str, int], *, exact: bool, seconds: float
-) -> tuple[str, bool]:
+def table(counted: Mapping[str, int], allowed: Mapping[str, int], *, exact: bool, seconds: float) -> tuple[str, bool]:
     """One line, "PutObject 10 (budget 10), ...", and whether the budget was kept."""
     names = sorted(set(counted) | set(allowed))
     kept = all(
-        counted.get(name, 0) == allowed.get(name, 0)
-        if exact
-        else counted.get(name, 0) <= allowed.get(name, 0)
+        counted.get(name, 0) == allowed.get(name, 0) if exact else counted.get(name, 0) <= allowed.get(name, 0)
         for name in names
     )
     word = "budget" if exact else "budget at most"

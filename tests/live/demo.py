@@ -115,9 +115,7 @@ class Demo:
             with self.phase(f"read all back over {over}, {when}") as allowed:
                 for cap, body in self.files.items():
                     require(client.get(cap) == body, f"{len(body)} bytes over {over}, {when}")
-                require(
-                    client.folder_names(self.folder_cap) == sorted(self.children), "names in the directory"
-                )
+                require(client.folder_names(self.folder_cap) == sorted(self.children), "names in the directory")
                 for name, body in self.children.items():
                     require(client.get(self.folder_cap, name) == body, f"{name} over {over}, {when}")
                 allowed.update(budget.of_reads(self.share_sizes()))
@@ -131,9 +129,7 @@ class Demo:
             client.wait_connected(0)
         if without_local_state:
             self.server.lose_local_state()
-        title = (
-            "start the node, its local storage folder deleted" if without_local_state else "restart the node"
-        )
+        title = "start the node, its local storage folder deleted" if without_local_state else "restart the node"
         with self.phase(title):
             self.server.start()
         for client in (self.http, self.foolscap):

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Moving a node's shares from disk to bucket and back is a plain copy of its storage folder's shares."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ..support.grid import ClientNode, Grid, StorageNode, dump_share
+from ..support.nodes import S3Backend
+from ..support.services import Service
+
+SHARES = (2, 1, 4)
+
+
+class Files:
+    """What was stored, and what must come back."""
+
+    def __init__(self, client: ClientNode) -> None:
+        self.client = client
+        self.immutable: dict[str, bytes] = {}
+        self.mutable: dict[str, bytes] = {}
+        self.children = {f"child {number}": os.urandom(500) for number in range(3)}
+        self.store(100)
+        self.store(1_500_000)
+        for kind in ("SDMF", "MDMF"):
+            body = os.urandom(2000)
+            self.mutable[client.put(body, kind=kind)] = body
+        self.folder = client.make_folder({name: client.put(body) for name, body in self.children.items()})
+
+    def store(self, size: int) -> None:
+        body = os.urandom(size)
+        self.immutable[self.client.put(body)] = body
+
+    def read_all(self) -> None:
+        for cap, body in {**self.immutable, **self.mutable}.items():
+            assert self.client.get(cap) == body
+        for name, body in self.children.items():
+            assert self.client.get(self.folder, name) == body
+
+    def change_all(self) -> None:
+        """Every mutable file changes, and leases are renewed on the others."""
+        for cap in self.mutable:
+            self.mutable[cap] = os.urandom(3000)
+            self.client.overwrite(cap, self.mutable[cap])
+        for cap in self.immutable:
+            assert self.client.check(cap, add_lease=True, verify=True)["results"]["healthy"]
+
+    def restart(self, node: StorageNode) -> None:
+        node.start()
+        self.client.wait_connected(1)
+
+
+@pytest.mark.timeout(240)
+def test_from_disk_to_bucket_and_back(seaweedfs: Service, tmp_path: Path) -> None:
+    with Grid(tmp_path / "grid") as grid:
+        node = grid.add_storage("storage")
+        client = grid.add_client("client", force_foolscap=False, shares=SHARES)
+        files = Files(client)
+        node.stop()
+        client.wait_connected(0)
+        backend = S3Backend.of(seaweedfs)
+        on_disk = node.storage_dir / "shares"
+        copied = seaweedfs.copy_in(backend.bucket, on_disk, "shares/")
+        assert copied >= 4 * (2 + 2 + 3 + 1)
+
+        # The shares on disk would vanish from the grid, so the node refuses to start beside them.
+        node.use_s3(backend)
+        node.launch()
+        status, said = node.wait_ended()
+        assert status == 1
+        assert f"The folder {node.storage_dir} holds shares of the disk backend" in said
+        assert "Traceback" not in said
+        shutil.move(on_disk, tmp_path / "shares from the disk")
+
+        files.restart(node)
+        files.read_all()
+        files.change_all()
+        files.store(700_000)
+        files.read_all()
+        node.stop()
+        client.wait_connected(0)
+
+        # And back: a copy of the objects, and the keys taken out of tahoe.cfg.
+        assert seaweedfs.copy_out(backend.bucket, on_disk, "shares/") == copied + 4
+        node.use_disk()
+        files.restart(node)
+        files.read_all()
+        files.change_all()
+        files.read_all()
+        for path in sorted(on_disk.rglob("*"))[-3:]:
+            if path.is_file():
+                assert "verify-cap: URI:" in dump_share(path)
