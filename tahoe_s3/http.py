@@ -31,7 +31,7 @@ from allmydata.storage.http_server import (
 from allmydata.storage.immutable import ConflictingWriteError
 from allmydata.util.deferredutil import async_to_deferred
 from klein import Klein
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.python.failure import Failure
 from twisted.web import http
 from twisted.web.server import Request
@@ -247,8 +247,12 @@ class S3HTTPServer(HTTPServer):
         reader = (await self._readers(storage_index)).get(share_number)
         if reader is None:
             raise _HTTPError(http.NOT_FOUND)
-        length = await shield(reader.get_length(), "looking for a share")
-        return await send_share(request, length=length, read=reader.read)
+        try:
+            length = await shield(reader.get_length(), "looking for a share")
+            return await send_share(request, length=length, read=reader.read)
+        except KeyError:
+            # It was deleted since it was found, and nothing has been sent.
+            raise _HTTPError(http.NOT_FOUND) from None
 
     @_route("POST", IMMUTABLE + SHARE + "/corrupt")
     async def advise_corrupt_share_immutable(
@@ -258,7 +262,7 @@ class S3HTTPServer(HTTPServer):
         if reader is None:
             raise _HTTPError(http.NOT_FOUND)
         reason = await self._corruption_reason(request)
-        await shield(reader.advise_corrupt_share(reason), "noting a corrupt share")
+        await shield(maybeDeferred(reader.advise_corrupt_share, reason), "noting a corrupt share")
         return b""
 
     async def _corruption_reason(self, request: Request) -> bytes:
@@ -334,10 +338,10 @@ class S3HTTPServer(HTTPServer):
         if share_number not in await self._share_numbers(storage_index):
             raise _HTTPError(http.NOT_FOUND)
         reason = await self._corruption_reason(request)
-        await shield(
-            self._storage_server.advise_corrupt_share(b"mutable", storage_index, share_number, reason),
-            "noting a corrupt share",
+        noting = maybeDeferred(
+            self._storage_server.advise_corrupt_share, b"mutable", storage_index, share_number, reason
         )
+        await shield(noting, "noting a corrupt share")
         return b""
 
 

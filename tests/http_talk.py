@@ -5,6 +5,7 @@ Owner: one test. Time is a Clock; nothing runs in threads.
 """
 from __future__ import annotations
 
+from pathlib import Path
 from shutil import rmtree
 from tempfile import mkdtemp
 from typing import Any
@@ -20,9 +21,11 @@ from twisted.internet.task import Clock, Cooperator
 from twisted.trial.unittest import SynchronousTestCase
 
 from tahoe_s3.http import S3HTTPServer
+from tahoe_s3.server import S3StorageServer
 
 from .held_server import HeldServer
 from .raw_http import SWISSNUM, Answer, RawClient
+from .store.helpers import Place
 
 SI = b"storage index 01"
 SI_TEXT = si_b2a(SI).decode("ascii")
@@ -102,6 +105,15 @@ class HTTPTestCase(SynchronousTestCase):
     def ours(self) -> tuple[HeldServer, RawClient]:
         server = HeldServer(self.folder(), self.clock)
         return server, RawClient(S3HTTPServer(self.clock, server, SWISSNUM).get_resource(), self.clock)
+
+    def ours_on_a_bucket(self) -> RawClient:
+        """S3HTTPServer over S3StorageServer, with a bucket in memory."""
+        folder = Path(self.folder())
+        place = Place(folder)
+        server = S3StorageServer(str(folder), b"\x00" * 20, clock=self.clock, backend=place.store)
+        self.addCleanup(server.stopService)
+        self.patch(S3StorageServer, "get_available_space", lambda _: 10**12)
+        return RawClient(S3HTTPServer(self.clock, server, SWISSNUM).get_resource(), self.clock)
 
     def tahoes(self) -> RawClient:
         server = StorageServer(self.folder(), b"\x00" * 20, clock=self.clock)

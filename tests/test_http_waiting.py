@@ -330,6 +330,13 @@ class ImmutableReadingTests(WaitingTestCase):
         self.assertEqual(self.talk.get(self.PATH).status, 500)
         self.assertEqual(len(self.flushLoggedErrors(ShareChanged)), 1)
 
+    def test_share_that_vanishes(self) -> None:
+        """404 as long as nothing was sent."""
+        for name in ("get_length", "read"):
+            self.gate.fail(name, KeyError(0))
+            answer = self.talk.get(self.PATH, "bytes=0-99")
+            self.assertEqual((answer.status, answer.body), (404, b""))
+
     def test_hanging_up_stops_the_reading(self) -> None:
         self.gate.hold("read")
         waiting = self.client.begin("GET", self.PATH)
