@@ -5,7 +5,7 @@
 #include <stdalign.h>
 #include <stdint.h>
 
-enum { FIRST_CHUNK_BYTES = 1 << 10, LAST_CHUNK_BYTES = 1 << 18 };
+enum { FIRST_CHUNK_BYTES = 1 << 10, LAST_CHUNK_BYTES = 1 << 16 };
 
 struct ts3_arena_chunk {
     struct ts3_arena_chunk *next;

@@ -105,36 +105,36 @@ struct ts3_str ts3_sigv4_canonical(const struct ts3_sigv4 *signer)
 
 /* ---- what a request may hold ---- */
 
-/* Printable ASCII other than space and the bytes of but. */
-static bool is_plain(struct ts3_str str, const char *but)
+/* Not empty, printable ASCII, no space and neither of the two (which may be '\0'). The loops of these checks do not
+ * branch, since they run over every request. */
+static bool is_plain(struct ts3_str str, char but, char nor)
 {
+    bool good = str.len > 0;
     for (size_t i = 0; i < str.len; i++) {
-        unsigned char c = (unsigned char)str.data[i];
-        if (c <= ' ' || c >= 0x7f || strchr(but, c))
-            return false;
+        char c = str.data[i];
+        good &= (c > ' ') & (c < 0x7f) & (c != but) & (c != nor);
     }
-    return str.len > 0;
+    return good;
 }
 
 static bool is_method(struct ts3_str method)
 {
-    for (size_t i = 0; i < method.len; i++) {
-        if (method.data[i] < 'A' || method.data[i] > 'Z')
-            return false;
-    }
-    return method.len > 0 && method.len <= METHOD_MAX;
+    bool good = method.len > 0 && method.len <= METHOD_MAX;
+    for (size_t i = 0; i < method.len; i++)
+        good &= (method.data[i] >= 'A') & (method.data[i] <= 'Z');
+    return good;
 }
 
 static bool is_payload(struct ts3_str payload)
 {
+    bool good = payload.len == SUM_HEX_LEN;
     if (ts3_str_eq(payload, TS3_STR(TS3_UNSIGNED_PAYLOAD)))
         return true;
-    for (size_t i = 0; i < payload.len; i++) {
+    for (size_t i = 0; good && i < SUM_HEX_LEN; i++) {
         char c = payload.data[i];
-        if (!((c >= '0' && c <= '9') || (c >= 'a' && c <= 'f')))
-            return false;
+        good = ((c >= '0') & (c <= '9')) | ((c >= 'a') & (c <= 'f'));
     }
-    return payload.len == SUM_HEX_LEN;
+    return good;
 }
 
 static struct ts3_str service_of(const struct ts3_sigv4_request *request)
@@ -155,10 +155,10 @@ static enum ts3_err check(const struct ts3_sigv4_request *request)
         service.len > TS3_SIGV4_MAX_SCOPE || request->access_key_id.len > TS3_SIGV4_MAX_KEY_ID ||
         request->secret.len > TS3_SIGV4_MAX_SECRET)
         return TS3_ELIMIT;
-    if (!is_method(request->method) || !is_plain(request->host, "") ||
+    if (!is_method(request->method) || !is_plain(request->host, '\0', '\0') ||
         (request->path.len && request->path.data[0] != '/') || !is_payload(request->payload) ||
-        !is_plain(request->region, "/,") || !is_plain(service, "/,") ||
-        !is_plain(request->access_key_id, ",") || request->secret.len == 0)
+        !is_plain(request->region, '/', ',') || !is_plain(service, '/', ',') ||
+        !is_plain(request->access_key_id, ',', '\0') || request->secret.len == 0)
         return TS3_EINVAL;
     return TS3_OK;
 }
@@ -214,7 +214,13 @@ static enum ts3_err put_folded(struct ts3_buf *buf, struct ts3_str value)
 {
     char *start = buf->data + buf->len;
     char *to = start;
-    bool gap = false;
+    bool gap = false, simple = true;
+    for (size_t i = 0; i < value.len; i++)
+        simple &= ((unsigned char)value.data[i] > ' ') & (value.data[i] != 0x7f);
+    if (simple) {
+        put(buf, value);
+        return TS3_OK;
+    }
     for (size_t i = 0; i < value.len; i++) {
         unsigned char c = (unsigned char)value.data[i];
         if (c == ' ' || c == '\t') {
@@ -296,9 +302,11 @@ static enum ts3_err put_query(struct ts3_sigv4 *signer, const struct ts3_sigv4_r
 /* The characters of a token (RFC 9110, section 5.6.2), each as its lower case. */
 static char token_char(char c)
 {
+    if ((c >= 'a' && c <= 'z') || c == '-' || (c >= '0' && c <= '9'))
+        return c;
     if (c >= 'A' && c <= 'Z')
         return (char)(c - 'A' + 'a');
-    if ((c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || (c && strchr("-_.!#$%&'*+^`|~", c)))
+    if (c && strchr("_.!#$%&'*+^`|~", c))
         return c;
     return '\0';
 }
@@ -399,7 +407,7 @@ static bool is_current(const struct ts3_sigv4 *signer, const struct ts3_sigv4_re
            ts3_str_eq(request->region, (struct ts3_str){source->region, source->region_len}) &&
            ts3_str_eq(service_of(request), (struct ts3_str){source->service, source->service_len}) &&
            request->secret.len == source->secret_len &&
-           CRYPTO_memcmp(request->secret.data, source->secret, source->secret_len) == 0;
+           memcmp(request->secret.data, source->secret, source->secret_len) == 0;
 }
 
 /* The next key of the chain: the sum of bytes under the key before. */

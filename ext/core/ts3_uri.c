@@ -38,11 +38,15 @@ enum ts3_err ts3_uri_encode(struct ts3_buf *buf, struct ts3_str raw, bool keep_s
 {
     if (raw.len > SIZE_MAX / TS3_URI_GROWTH)
         return TS3_ELIMIT;
-    size_t need = raw.len;
-    for (size_t i = 0; i < raw.len; i++) {
-        unsigned char c = (unsigned char)raw.data[i];
-        if (!unreserved[c] && !(c == '/' && keep_slash))
-            need += 2;
+    size_t need = raw.len * TS3_URI_GROWTH;
+    if (need > buf->max - buf->len) {
+        /* What may be too long is measured first. */
+        need = raw.len;
+        for (size_t i = 0; i < raw.len; i++) {
+            unsigned char c = (unsigned char)raw.data[i];
+            if (!unreserved[c] && !(c == '/' && keep_slash))
+                need += 2;
+        }
     }
     enum ts3_err err = ts3_buf_reserve(buf, need);
     if (err)

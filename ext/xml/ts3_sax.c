@@ -10,7 +10,7 @@
 #include <stdio.h>
 
 /* libxml2 refuses to look further than 10 MB ahead, so a document goes in by pieces. */
-enum { PIECE_BYTES = 1 << 18 };
+enum { PIECE_BYTES = 1 << 16 };
 
 struct ts3_sax {
     xmlParserCtxtPtr parser;
