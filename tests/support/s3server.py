@@ -328,6 +328,8 @@ class S3Server:
         if call.method != "HEAD":
             request.write(answer.body if limit_bytes is None else answer.body[:limit_bytes])
         if limit_bytes is not None:
+            # The channel is its transport's producer; while that is paused, losing the connection waits for it.
+            request.channel.transport.unregisterProducer()
             request.transport.loseConnection()
             return
         request.finish()
