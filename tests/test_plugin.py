@@ -177,8 +177,7 @@ async def test_a_node_on_a_bucket(folder: Callable[..., Path], s3server: S3Serve
     assert server.reserved_space == 2_000_000
     assert server.readonly_storage is True
     checker = server.lease_checker
-    assert (checker.expiration_enabled, checker.mode) == (True, "cutoff-date")
-    assert checker.cutoff_date == 1577836800
+    assert (checker.mode, checker.cutoff_date) == ("cutoff-date", 1577836800)
     assert tuple(checker.sharetypes_to_expire) == ("immutable",)
     assert type(client.FoolscapStorageServer(server)) is S3FoolscapStorageServer
     assert type(protocol_switch.HTTPServer(None, server, b"swissnum")) is S3HTTPServer
