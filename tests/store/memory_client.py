@@ -239,6 +239,7 @@ class MemoryClient:
         self.counters = Counters()
         self.on_budget_wait: Optional[Callable[[int], None]] = None
         self.now_s = 1_700_000_000
+        self.region = "us-east-1"
         self.window_bytes = 0
         self.budget_bytes = budget_bytes
         self.etag_of: Callable[[bytes], str] = lambda data: hashlib.md5(data).hexdigest()
@@ -459,7 +460,7 @@ class MemoryClient:
                 Entry(key, len(o.data), o.listed_etag or o.etag, o.modified_s, "STANDARD")
                 for key, o in ((key, self.objects[key]) for key in page)
             ]
-            return Page(found, [], page[-1] if len(keys) > max_keys else None)
+            return Page(found, [], page[-1] if len(keys) > max_keys else None, False)
 
         assert delimiter is None, "no test needs it yet"
         return self._request("ListObjectsV2", prefix, apply)
