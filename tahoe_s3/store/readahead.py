@@ -21,6 +21,8 @@ FIRST_WINDOW_BYTES = 256 * KIB
 MAX_WINDOW_BYTES = 8 * MIB
 #: A sequential reader that leaves out no more than this is still one: fetching the gap is cheaper than a request.
 MAX_GAP_BYTES = MIB
+#: A window begins or ends this much further out, rather than leave a splinter that would be a request of its own.
+SPLINTER_BYTES = 4 * KIB
 MAX_STREAMS = 8
 
 
@@ -103,11 +105,12 @@ class Plan:
         if stream is None:
             stream = Stream(position)
             self._streams = [*self._streams[-MAX_STREAMS + 1 :], stream]
-            start, stop = position, position + max(wanted, FIRST_WINDOW_BYTES)
+            start = low if position - low <= SPLINTER_BYTES else position
+            stop = start + max(position - start + wanted, FIRST_WINDOW_BYTES)
         else:
             start = max(low, stream.frontier)
             stop = max(start + min(stream.next_bytes, limit), position + wanted)
-        return Range(start, min(stop, high), stream)
+        return Range(start, high if high - stop <= SPLINTER_BYTES else stop, stream)
 
     def took(self, chosen: Range) -> None:
         """The range is being fetched: note it, and move its reader on."""
