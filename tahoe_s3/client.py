@@ -68,8 +68,6 @@ DELETE_SILENCE_MS: Final = 60_000
 MAX_LISTED_UPLOADS: Final = 100_000
 WHOLE_BYTES: Final = 32 * 1024 * 1024
 """The largest object that is fetched without its size being known; the engine's own limit."""
-TOO_LONG: Final = "TooLong"
-"""The engine's code for an answer over that limit."""
 XML_HEADERS: Final = (("content-type", "application/xml"),)
 
 
@@ -122,6 +120,11 @@ class S3Client:
     @on_budget_wait.setter
     def on_budget_wait(self, function: Callable[[int], None] | None) -> None:
         self._transfers.on_budget_wait = function
+
+    @property
+    def region(self) -> str:
+        """The region that requests are signed for; the service may have named another than the configured one."""
+        return self._engine.region()
 
     def stats(self) -> dict[str, int]:
         """The engine's numbers (ext/net/ts3_engine.h) plus "waiting", the requests that wait for room here."""
@@ -195,7 +198,7 @@ class S3Client:
     ) -> TwistedFailure | Deferred[GetResult]:
         """An object that is too large to be fetched without knowing its size is fetched knowing it."""
         error = failure.value
-        if isinstance(error, BadReply) and error.code == TOO_LONG:
+        if isinstance(error, BadReply) and error.size is not None and error.size > WHOLE_BYTES:
             return self._get_rest(key, 0, expect_etag, priority, deadline_s)
         return failure
 

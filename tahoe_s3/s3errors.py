@@ -37,6 +37,7 @@ class S3Error(Exception):
         region: the region the service named, if any.
         server_time_s: the service's clock (seconds since 1970), if it told.
         attempts: how many times the request was sent.
+        size: the whole object's, where an answer that could not be used told it.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class S3Error(Exception):
         region: str | None = None,
         server_time_s: int | None = None,
         attempts: int = 0,
+        size: int | None = None,
     ) -> None:
         super().__init__(message)
         self.message = " ".join(message.split())[:MAX_MESSAGE_CHARACTERS]
@@ -70,6 +72,7 @@ class S3Error(Exception):
         self.region = region
         self.server_time_s = server_time_s
         self.attempts = attempts
+        self.size = size
 
     def __str__(self) -> str:
         what = f"{self.method} {self.key}" if self.key and self.method else self.operation or "S3"
@@ -226,4 +229,5 @@ def from_event(event: Event, *, operation: str, method: str, key: str) -> S3Erro
         region=failure.region,
         server_time_s=failure.server_time_s,
         attempts=event.attempts,
+        size=event.size,
     )

@@ -87,6 +87,15 @@ async def test_ranges(
 
 
 @ensureDeferred
+async def test_an_object_too_large_for_one_answer(s3server: S3Server, client: S3Client) -> None:
+    body = os.urandom(1 << 20) * 33
+    s3server.bucket.put(client._prefix + "k", body, now_s=s3server.wall_s(), metadata={})
+    got = await client.get("k")
+    assert got.data == body
+    assert s3server.count() == {"GetObject": 2, "HeadObject": 1}
+
+
+@ensureDeferred
 async def test_an_empty_object(client: S3Client) -> None:
     await client.put("empty", b"")
     got = await client.get("empty")
