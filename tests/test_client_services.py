@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""S3Client against services that others wrote: moto and SeaweedFS, as processes of their own."""
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_twisted
+from pytest_twisted import ensureDeferred
+from twisted.internet.threads import deferToThread
+
+from tahoe_s3.client import NoSuchBucket, NoSuchUpload, NotFound, S3Client
+
+from .support.services import Service
+from .test_client import opened
+
+PART = 5 * 1024 * 1024
+
+
+def connect(service: Service, bucket: str, *, prefix: str = "") -> S3Client:
+    return opened(service.url, region=service.region, bucket=bucket, access_key_id=service.access_key_id,
+                  secret=service.secret.encode(), prefix=prefix)
+
+
+@pytest_twisted.async_yield_fixture
+async def client(service: Service) -> AsyncIterator[S3Client]:
+    bucket = await deferToThread(service.make_bucket)
+    made = connect(service, bucket, prefix="nodes/one/")
+    yield made
+    await made.close()
+
+
+@ensureDeferred
+async def test_objects(client: S3Client) -> None:
+    body = os.urandom(300_000)
+    for key in ("plain", "a b+c%d/é中", "shares/aa/aaaa/0"):
+        etag = (await client.put(key, body)).etag
+        got = await client.get(key, expect_etag=etag)
+        assert (got.data, got.size) == (body, len(body))
+        assert (await client.get(key, offset=1000, length=5000, expect_etag=etag)).data == body[1000:6000]
+        assert (await client.head(key)).size == len(body)
+    await client.put("empty", b"")
+    assert (await client.get("empty")).data == b""
+    assert await client.delete_many(["plain", "a b+c%d/é中", "empty"]) == []
+    await client.delete("shares/aa/aaaa/0")
+    with pytest.raises(NotFound):
+        await client.get("plain")
+    with pytest.raises(NotFound):
+        await client.head("plain")
+
+
+@ensureDeferred
+async def test_listing(client: S3Client) -> None:
+    keys = [f"shares/{i % 5:02d}/k{i} +é" for i in range(23)]
+    for key in keys:
+        await client.put(key, b"123")
+    found: list[str] = []
+    token = None
+    while True:
+        page = await client.list_page("shares/", token=token, max_keys=10)
+        found += [entry.key for entry in page.entries]
+        assert all(entry.size == 3 for entry in page.entries)
+        token = page.next_token
+        if token is None:
+            break
+    assert found == sorted(keys)
+    page = await client.list_page("shares/", delimiter="/")
+    assert page.prefixes == [f"shares/{i:02d}/" for i in range(5)]
+
+
+@ensureDeferred
+async def test_multipart(client: S3Client) -> None:
+    body = os.urandom(PART + 1000)
+    upload = await client.create_multipart("big")
+    assert [found.upload_id for found in await client.list_multiparts("")] == [upload]
+    parts = [(1, await client.upload_part("big", upload, 1, body[:PART])),
+             (2, await client.upload_part("big", upload, 2, body[PART:]))]
+    info = await client.complete_multipart("big", upload, parts, expect_size=len(body))
+    got = await client.get("big")
+    assert (got.data, got.etag, info.size) == (body, info.etag, len(body))
+    again = await client.complete_multipart("big", upload, parts, expect_size=len(body))
+    assert again.etag == info.etag
+    other = await client.create_multipart("other")
+    await client.abort_multipart("other", other)
+    with pytest.raises(NoSuchUpload):
+        await client.complete_multipart("other", other, parts)
+    assert await client.list_multiparts("") == []
+
+
+@ensureDeferred
+async def test_questions(service: Service, client: S3Client) -> None:
+    await client.head_bucket()
+    probe = await client.probe()
+    assert probe.empty
+    assert probe.server_time_s is not None
+    assert await client.get_versioning() in (None, "Disabled")
+    assert await client.get_object_lock() is None
+    absent = connect(service, "no-such-bucket-here")
+    with pytest.raises(NoSuchBucket):
+        await absent.probe()
+    await absent.close()
