@@ -1,0 +1,356 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* See test_net_server.h. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include "test_net_server.h"
+
+#include <arpa/inet.h>
+#include <curl/curl.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+__attribute__((constructor)) static void set_up_libraries(void)
+{
+    curl_global_init(CURL_GLOBAL_ALL);
+    ts3_xml_setup();
+}
+
+static void *must(void *p)
+{
+    if (p == NULL)
+        abort();
+    return p;
+}
+
+/* --- the server --------------------------------------------------------------------------------------------------- */
+
+struct reader {
+    int fd;
+    char *data;
+    size_t len;
+    size_t cap;
+};
+
+static bool more(struct reader *in)
+{
+    if (in->cap - in->len < 65536) {
+        in->cap = in->cap * 2 + 65536;
+        in->data = must(realloc(in->data, in->cap + 1));
+    }
+    ssize_t got = recv(in->fd, in->data + in->len, in->cap - in->len, 0);
+    if (got <= 0)
+        return false;
+    in->len += (size_t)got;
+    in->data[in->len] = '\0';
+    return true;
+}
+
+/* One whole request taken off the front; false when the client has closed. */
+static bool read_request(struct reader *in, struct net_seen *seen)
+{
+    const char *end;
+    while (in->len == 0 || (end = strstr(in->data, "\r\n\r\n")) == NULL)
+        if (!more(in))
+            return false;
+    size_t head = (size_t)(end - in->data) + 2;
+    seen->head = must(strndup(in->data, head));
+    const char *length = net_header(seen, "Content-Length");
+    seen->body_size = length ? (size_t)strtoull(length, NULL, 10) : 0;
+    size_t whole = head + 2 + seen->body_size;
+    while (in->len < whole) {
+        if (!more(in)) {
+            free(seen->head);
+            return false;
+        }
+    }
+    seen->body = must(malloc(seen->body_size + 1));
+    memcpy(seen->body, in->data + head + 2, seen->body_size);
+    memmove(in->data, in->data + whole, in->len - whole + 1);
+    in->len -= whole;
+    return true;
+}
+
+void net_send(int fd, const void *bytes, size_t size)
+{
+    const char *at = bytes;
+    while (size > 0) {
+        ssize_t sent = send(fd, at, size, MSG_NOSIGNAL);
+        if (sent <= 0)
+            return;
+        at += sent;
+        size -= (size_t)sent;
+    }
+}
+
+void net_send_reply(int fd, const char *reply)
+{
+    const char *at = strstr(reply, "Content-Length: @");
+    const char *body = strstr(reply, "\r\n\r\n");
+    if (at == NULL || body == NULL) {
+        net_send(fd, reply, strlen(reply));
+        return;
+    }
+    char *text = NULL;
+    int size = asprintf(&text, "%.*sContent-Length: %zu%s", (int)(at - reply), reply, strlen(body + 4), at + 17);
+    if (size < 0)
+        abort();
+    net_send(fd, text, (size_t)size);
+    free(text);
+}
+
+struct connection {
+    struct net_server *server;
+    int number;
+};
+
+static enum net_then answer(struct net_server *server, int fd, int number, const struct net_seen *seen)
+{
+    if (server->script != NULL)
+        return server->script(server, fd, number, seen);
+    const struct net_step *step = &server->steps[number < server->step_count ? number : server->step_count - 1];
+    if (step->reply != NULL)
+        net_send_reply(fd, step->reply);
+    return step->then;
+}
+
+static void finish(int fd, enum net_then then)
+{
+    char byte;
+    if (then == NET_RESET) {
+        struct linger linger = {.l_onoff = 1, .l_linger = 0};
+        setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof linger);
+        struct sockaddr none = {.sa_family = AF_UNSPEC};
+        (void)connect(fd, &none, sizeof none); /* resets at once, and keeps the number ours until the end */
+        return;
+    }
+    while (then == NET_HOLD && recv(fd, &byte, 1, 0) > 0)
+        continue;
+    (void)shutdown(fd, SHUT_RDWR);
+}
+
+static void *serve(void *arg)
+{
+    struct connection connection = *(struct connection *)arg;
+    struct net_server *server = connection.server;
+    free(arg);
+    int fd = server->fds[connection.number];
+    struct reader in = {.fd = fd};
+    struct net_seen seen = {0};
+    enum net_then then = NET_KEEP;
+    while (then == NET_KEEP && read_request(&in, &seen)) {
+        seen.connection = connection.number;
+        pthread_mutex_lock(&server->mutex);
+        int number = atomic_load(&server->count);
+        if (number == NET_MAX_REQUESTS)
+            abort();
+        server->seen[number] = seen;
+        atomic_store(&server->count, number + 1);
+        pthread_mutex_unlock(&server->mutex);
+        then = answer(server, fd, number, &server->seen[number]);
+    }
+    free(in.data);
+    finish(fd, then);
+    return NULL;
+}
+
+static void *accept_all(void *arg)
+{
+    struct net_server *server = arg;
+    for (;;) {
+        int fd = accept(server->listen_fd, NULL, NULL);
+        if (fd < 0)
+            return NULL;
+        struct connection *connection = must(malloc(sizeof *connection));
+        pthread_mutex_lock(&server->mutex);
+        if (server->connections == NET_MAX_CONNECTIONS)
+            abort();
+        *connection = (struct connection){server, server->connections};
+        server->fds[server->connections] = fd;
+        if (pthread_create(&server->threads[server->connections], NULL, serve, connection) != 0)
+            abort();
+        server->connections++;
+        pthread_mutex_unlock(&server->mutex);
+    }
+}
+
+void net_server_start(struct net_server *server)
+{
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t size = sizeof address;
+    server->listen_fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (server->listen_fd < 0 || bind(server->listen_fd, (struct sockaddr *)&address, sizeof address) != 0 ||
+        listen(server->listen_fd, 128) != 0 ||
+        getsockname(server->listen_fd, (struct sockaddr *)&address, &size) != 0)
+        abort();
+    server->port = ntohs(address.sin_port);
+    pthread_mutex_init(&server->mutex, NULL);
+    if (pthread_create(&server->accepter, NULL, accept_all, server) != 0)
+        abort();
+}
+
+void net_server_stop(struct net_server *server)
+{
+    (void)shutdown(server->listen_fd, SHUT_RDWR);
+    pthread_join(server->accepter, NULL);
+    close(server->listen_fd);
+    for (int i = 0; i < server->connections; i++) {
+        (void)shutdown(server->fds[i], SHUT_RDWR);
+        pthread_join(server->threads[i], NULL);
+        close(server->fds[i]);
+    }
+    for (int i = 0; i < atomic_load(&server->count); i++) {
+        free(server->seen[i].head);
+        free(server->seen[i].body);
+    }
+    pthread_mutex_destroy(&server->mutex);
+}
+
+static const char *next_header(const char *line, const char *name)
+{
+    size_t len = strlen(name);
+    while ((line = strstr(line, "\r\n")) != NULL) {
+        line += 2;
+        if (strncasecmp(line, name, len) == 0 && line[len] == ':')
+            return line;
+    }
+    return NULL;
+}
+
+const char *net_header(const struct net_seen *seen, const char *name)
+{
+    static _Thread_local char value[8192];
+    const char *line = next_header(seen->head, name);
+    if (line == NULL)
+        return NULL;
+    line += strlen(name) + 1;
+    line += strspn(line, " ");
+    (void)snprintf(value, sizeof value, "%.*s", (int)strcspn(line, "\r"), line);
+    return value;
+}
+
+int net_header_count(const struct net_seen *seen, const char *name)
+{
+    int count = 0;
+    for (const char *at = seen->head; (at = next_header(at, name)) != NULL;)
+        count++;
+    return count;
+}
+
+bool net_wait_seen(struct net_server *server, int count)
+{
+    for (int i = 0; i < 10000; i++) {
+        if (atomic_load(&server->count) >= count)
+            return true;
+        usleep(1000);
+    }
+    return false;
+}
+
+/* --- the engine --------------------------------------------------------------------------------------------------- */
+
+static int64_t still_mono(void *ctx)
+{
+    struct net_engine *net = ctx;
+    return atomic_load(&net->now_us);
+}
+
+static int64_t still_wall(void *ctx)
+{
+    struct net_engine *net = ctx;
+    return atomic_load(&net->wall_s);
+}
+
+static uint64_t no_chance(void *ctx)
+{
+    (void)ctx;
+    return 0;
+}
+
+void net_engine_init(struct net_engine *net, const struct net_server *server)
+{
+    memset(net, 0, sizeof *net);
+    (void)snprintf(net->endpoint, sizeof net->endpoint, "http://127.0.0.1:%d", server ? server->port : 1);
+    net->clock = (struct ts3_clock){still_mono, still_wall, net};
+    net->rand = (struct ts3_rand){no_chance, net};
+    atomic_init(&net->now_us, 1000000);
+    atomic_init(&net->wall_s, 1369353600); /* the date in NET_REPLY */
+    net->config = (struct ts3_engine_config){
+        .clock = &net->clock,
+        .rand = &net->rand,
+        .endpoint = net->endpoint,
+        .region = "us-east-1",
+        .bucket = "bucket",
+        .path_style = true,
+        .sign_payload = true,
+        .max_connections = 8,
+        .max_queue = 100,
+        .workers = 2,
+        .buffer_budget_bytes = (size_t)64 << 20,
+    };
+}
+
+void net_engine_open(struct net_engine *net)
+{
+    char why[200];
+    if (ts3_engine_new(&net->config, &net->engine, why, sizeof why) != TS3_OK) {
+        printf("no engine: %s\n", why);
+        abort();
+    }
+    if (ts3_engine_set_credentials(net->engine, "AKID", "secret", 6, NULL) != TS3_OK)
+        abort();
+}
+
+void net_engine_free(struct net_engine *net)
+{
+    struct ts3_engine_stats stats;
+    ts3_engine_close(net->engine);
+    struct ts3_event event;
+    while (ts3_engine_drain(net->engine, &event, 1) == 1)
+        ts3_event_clear(&event);
+    CHECK_OK(ts3_engine_stats(net->engine, &stats));
+    CHECK_INT(stats.budget_used_bytes, 0);
+    CHECK_INT(stats.queued, 0);
+    CHECK_INT(stats.in_flight, 0);
+    ts3_engine_free(net->engine);
+}
+
+void net_engine_pass(struct net_engine *net, int64_t ms)
+{
+    atomic_fetch_add(&net->now_us, ms * 1000);
+    CHECK_OK(ts3_engine_wake(net->engine));
+}
+
+uint64_t net_submit(struct net_engine *net, const struct ts3_request_spec *spec)
+{
+    uint64_t id = 0;
+    CHECK_OK(ts3_engine_submit(net->engine, spec, &id));
+    return id;
+}
+
+bool net_next(struct net_engine *net, struct ts3_event *event, int ms)
+{
+    struct pollfd waiting = {.fd = ts3_engine_fd(net->engine), .events = POLLIN};
+    return poll(&waiting, 1, ms) == 1 && ts3_engine_drain(net->engine, event, 1) == 1;
+}
+
+struct ts3_event net_final(struct net_engine *net, uint64_t id)
+{
+    struct ts3_event event;
+    while (net_next(net, &event, 20000)) {
+        if (event.final && event.id == id)
+            return event;
+        ts3_event_clear(&event);
+    }
+    printf("no final event of request %d\n", (int)id);
+    abort();
+}
+
+struct ts3_event net_run(struct net_engine *net, const struct ts3_request_spec *spec)
+{
+    return net_final(net, net_submit(net, spec));
+}
