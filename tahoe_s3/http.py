@@ -71,7 +71,9 @@ def _storage_unavailable(_server: Any, request: Request, failure: Failure) -> by
     path = request.path.decode("utf-8", "replace")
     log_failure(f"answering HTTP {request.method.decode('ascii', 'replace')} {path}", failure)
     request.setResponseCode(http.SERVICE_UNAVAILABLE)
-    request.setHeader("content-type", "text/plain;charset=utf-8")
+    # Tahoe's client looks at the type of a share before it looks at the status, and would complain of that.
+    if not request.responseHeaders.hasHeader("content-type"):
+        request.setHeader("content-type", "text/plain;charset=utf-8")
     return UNAVAILABLE_TEXT.encode("utf-8")
 
 
