@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* The arena: a list of chunks, each twice as large as the one before up to a bound. See ts3_arena.h. */
+/* The arena: a list of chunks, each twice as large as the one before up to a bound. See
+ * ts3_arena.h. */
 #include "core/ts3_arena.h"
 
 #include <stdalign.h>

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Memory that is handed out in pieces and freed all at once; what a parsed document's strings live in.
+/* Memory that is handed out in pieces and freed all at once; what a parsed document's strings live
+ * in.
  * Owner: who calls init calls free, which ends everything handed out. Thread: one at a time.
- * Errors: NULL when the allocator says no or max_bytes would be exceeded (ts3_arena_over tells which). */
+ * Errors: NULL when the allocator says no or max_bytes would be exceeded (over tells which). */
 #ifndef TS3_ARENA_H
 #define TS3_ARENA_H
 

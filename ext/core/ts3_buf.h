@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* A growing buffer of bytes with an upper bound.
  * Owner: who calls init calls free. Thread: one at a time.
- * Invariant: len <= max; where data is not NULL, data[len] is 0 (data is NULL until the first append).
- * Errors: TS3_ELIMIT when len would exceed max, TS3_ENOMEM; a failed call leaves the content as it was.
+ * Invariant: len <= max; where data is not NULL, data[len] is 0 (data is NULL until the first
+ * append).
+ * Errors: TS3_ELIMIT when len would exceed max, TS3_ENOMEM; a failed call leaves the content as it
+ * was.
  * Growth doubles, so appending n bytes one by one costs O(n). */
 #ifndef TS3_BUF_H
 #define TS3_BUF_H
@@ -27,7 +29,8 @@ struct ts3_buf {
 void ts3_buf_init(struct ts3_buf *buf, const struct ts3_alloc *alloc, size_t max_bytes);
 /* Frees the memory; the buffer is empty and usable again. A zeroed struct is fine too. */
 void ts3_buf_free(struct ts3_buf *buf);
-/* The same for secrets: overwrites first. (Growing a buffer may leave copies in freed memory: reserve before.) */
+/* The same for secrets: overwrites first. (Growing a buffer may leave copies in freed memory:
+ * reserve before.) */
 void ts3_buf_cleanse(struct ts3_buf *buf);
 /* Empties the buffer, keeps the memory. */
 void ts3_buf_reset(struct ts3_buf *buf);
@@ -43,7 +46,8 @@ enum ts3_err ts3_buf_append_fmt(struct ts3_buf *buf, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 enum ts3_err ts3_buf_append_vfmt(struct ts3_buf *buf, const char *format, va_list args)
     __attribute__((format(printf, 2, 0)));
-/* The content as a C string, "" when nothing was appended yet; valid until the next call that changes buf. */
+/* The content as a C string, "" when nothing was appended yet; valid until the next call that
+ * changes buf. */
 const char *ts3_buf_text(const struct ts3_buf *buf);
 static inline struct ts3_str ts3_buf_str(const struct ts3_buf *buf)
 {

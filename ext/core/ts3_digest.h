@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* SHA-256 and MD5, on OpenSSL 3.
  *
- * struct ts3_digest holds the fetched algorithms: made once, then read-only, so any number of threads may use one.
- * struct ts3_sha256 is one running hash: one thread at a time.
- * Errors: TS3_ENOMEM, TS3_ECRYPTO (MD5 is not there under a FIPS provider: ts3_digest_new succeeds without it, and
- * only ts3_md5_* fail). */
+ * struct ts3_digest holds the fetched algorithms: made once, then read-only, so any number of
+ * threads may use one. struct ts3_sha256 is one running hash: one thread at a time.
+ * Errors: TS3_ENOMEM, TS3_ECRYPTO (MD5 is not there under a FIPS provider: ts3_digest_new succeeds
+ * without it, and only ts3_md5_* fail). */
 #ifndef TS3_DIGEST_H
 #define TS3_DIGEST_H
 
@@ -32,7 +32,8 @@ struct ts3_sha256 {
     void *state; /* an EVP_MD_CTX */
 };
 
-/* Starts a hash; end it with ts3_sha256_free, whatever happens. After an error there is nothing to free. */
+/* Starts a hash; end it with ts3_sha256_free, whatever happens. After an error there is nothing to
+ * free. */
 enum ts3_err ts3_sha256_init(const struct ts3_digest *digest, struct ts3_sha256 *hash);
 enum ts3_err ts3_sha256_update(struct ts3_sha256 *hash, const void *bytes, size_t size_bytes);
 /* After one of these only restart, copy to it, or free may follow. */

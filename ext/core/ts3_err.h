@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Error codes of the C rooms. Every function that can fail returns one of these and writes its results through
- * out-parameters, which are left as the header of the function says when it fails.
+/* Error codes of the C rooms. Every function that can fail returns one of these and writes its
+ * results through out-parameters, which are left as the header of the function says when it fails.
  * Thread: any. Owner: nothing is allocated. */
 #ifndef TS3_ERR_H
 #define TS3_ERR_H
@@ -21,7 +21,8 @@ enum ts3_err {
     TS3_ERR_COUNT
 };
 
-/* A short English sentence without a full stop; never NULL, static storage, for unknown numbers too. */
+/* A short English sentence without a full stop; never NULL, static storage, for unknown numbers
+ * too. */
 const char *ts3_err_text(enum ts3_err err);
 
 #endif

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* HMAC-SHA-256 (RFC 2104) whose key is absorbed once: the two keyed states are copied for every sum, which saves two
- * of the hash's blocks and a lookup each time.
+/* HMAC-SHA-256 (RFC 2104) whose key is absorbed once: the two keyed states are copied for every
+ * sum, which saves two of the hash's blocks and a lookup each time.
  * Owner: the caller; ts3_hmac_free overwrites what was derived from the key. Thread: one at a time.
  * Errors: TS3_ENOMEM, TS3_ECRYPTO. */
 #ifndef TS3_HMAC_H

@@ -18,7 +18,8 @@ struct ts3_rand_state {
 
 /* The same seed gives the same numbers. rand borrows state. */
 void ts3_rand_seeded(struct ts3_rand *rand, struct ts3_rand_state *state, uint64_t seed);
-/* Seeded from the system (getrandom, without waiting); should that fail, from the two clocks and the process id. */
+/* Seeded from the system (getrandom, without waiting); should that fail, from the two clocks and
+ * the process id. */
 void ts3_rand_system(struct ts3_rand *rand, struct ts3_rand_state *state);
 /* Uniform in [0, below); 0 for below 0. */
 uint64_t ts3_rand_below(const struct ts3_rand *rand, uint64_t below);

@@ -11,8 +11,9 @@ struct known_code {
     enum ts3_retry_class what;
 };
 
-/* S3 API reference, "Error responses"; AWS SDKs reference guide, "Retry behavior"; and the throttles that imitators
- * send (MinIO's SlowDownRead and SlowDownWrite, Cloudflare's TooManyRequests). */
+/* S3 API reference, "Error responses"; AWS SDKs reference guide, "Retry behavior"; and the
+ * throttles that imitators send (MinIO's SlowDownRead and SlowDownWrite, Cloudflare's
+ * TooManyRequests). */
 static const struct known_code codes[] = {
     {"SlowDown", TS3_RETRY_THROTTLE},
     {"SlowDownRead", TS3_RETRY_THROTTLE},

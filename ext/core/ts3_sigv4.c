@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* The signer. The canonical request is built in one buffer whose room is reserved before the first byte is written, so
- * nothing below has to ask for room; query and headers are sorted in place by insertion, since there are few of each.
- * See ts3_sigv4.h. */
+/* The signer. The canonical request is built in one buffer whose room is reserved before the first
+ * byte is written, so nothing below has to ask for room; query and headers are sorted in place by
+ * insertion, since there are few of each. See ts3_sigv4.h. */
 #include "core/ts3_sigv4.h"
 
 #include <openssl/crypto.h>
@@ -105,8 +105,8 @@ struct ts3_str ts3_sigv4_canonical(const struct ts3_sigv4 *signer)
 
 /* ---- what a request may hold ---- */
 
-/* Not empty, printable ASCII, no space and neither of the two (which may be '\0'). The loops of these checks do not
- * branch, since they run over every request. */
+/* Not empty, printable ASCII, no space and neither of the two (which may be '\0'). The loops of
+ * these checks do not branch, since they run over every request. */
 static bool is_plain(struct ts3_str str, char but, char nor)
 {
     bool good = str.len > 0;
@@ -294,7 +294,8 @@ static enum ts3_err put_query(struct ts3_sigv4 *signer, const struct ts3_sigv4_r
         put_char(&signer->canonical, '=');
         put(&signer->canonical, signer->pairs[i].value);
     }
-    return ts3_buf_append(&out->query, signer->canonical.data + start, signer->canonical.len - start);
+    return ts3_buf_append(&out->query, signer->canonical.data + start,
+                          signer->canonical.len - start);
 }
 
 /* ---- headers ---- */
@@ -315,9 +316,10 @@ static char token_char(char c)
 static bool is_unsigned(struct ts3_str name)
 {
     static const struct ts3_str names[] = {
-        {"accept-encoding", 15}, {"connection", 10}, {"expect", 6},      {"keep-alive", 10},
-        {"te", 2},               {"trailer", 7},     {"transfer-encoding", 17},
-        {"upgrade", 7},          {"user-agent", 10}, {"x-amzn-trace-id", 15},
+        {"accept-encoding", 15},   {"connection", 10}, {"expect", 6},
+        {"keep-alive", 10},        {"te", 2},          {"trailer", 7},
+        {"transfer-encoding", 17}, {"upgrade", 7},     {"user-agent", 10},
+        {"x-amzn-trace-id", 15},
     };
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
         if (ts3_str_eq(name, names[i]))
@@ -335,8 +337,9 @@ static bool is_own(struct ts3_str name, bool with_payload)
 }
 
 /* Fills pairs with what is signed, names in lower case. */
-static enum ts3_err gather_headers(struct ts3_sigv4 *signer, const struct ts3_sigv4_request *request,
-                                   const char *amz_date, size_t *count)
+static enum ts3_err gather_headers(struct ts3_sigv4 *signer,
+                                   const struct ts3_sigv4_request *request, const char *amz_date,
+                                   size_t *count)
 {
     bool with_payload = has_payload_header(request);
     size_t n = 0;
@@ -362,7 +365,8 @@ static enum ts3_err gather_headers(struct ts3_sigv4 *signer, const struct ts3_si
     return TS3_OK;
 }
 
-/* Writes the header lines, an empty line, and the list of names, which it tells in *names_at and *names_len. */
+/* Writes the header lines, an empty line, and the list of names, which it tells in
+ * *names. */
 static enum ts3_err put_headers(struct ts3_sigv4 *signer, const struct ts3_sigv4_request *request,
                                 const char *amz_date, struct ts3_str *names)
 {
@@ -405,7 +409,8 @@ static bool is_current(const struct ts3_sigv4 *signer, const struct ts3_sigv4_re
     const struct key_source *source = &signer->source;
     return signer->has_key && memcmp(source->day, day, DAY_LEN) == 0 &&
            ts3_str_eq(request->region, (struct ts3_str){source->region, source->region_len}) &&
-           ts3_str_eq(service_of(request), (struct ts3_str){source->service, source->service_len}) &&
+           ts3_str_eq(service_of(request),
+                      (struct ts3_str){source->service, source->service_len}) &&
            request->secret.len == source->secret_len &&
            memcmp(request->secret.data, source->secret, source->secret_len) == 0;
 }

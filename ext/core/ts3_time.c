@@ -31,7 +31,8 @@ const struct ts3_clock *ts3_clock_system(void)
     return &system_clock;
 }
 
-/* ---- the calendar: years are counted from March, so that a leap day is the last of its year ---- */
+/* ---- the calendar: years are counted from March, so that a leap day is the last of its year
+ * ---- */
 
 /* Days since 1 March of the year 0 of the proleptic Gregorian calendar. */
 static int64_t days_from_march(int year, int month, int day)
@@ -184,8 +185,8 @@ static bool take_asctime(struct cursor *cur, struct ts3_utc *utc)
 {
     if (!(take_month(cur, &utc->month) && take_char(cur, ' ')))
         return false;
-    bool day = take_char(cur, ' ') ? take_digits(cur, 1, &utc->day)
-                                   : take_digits(cur, 2, &utc->day);
+    bool day =
+        take_char(cur, ' ') ? take_digits(cur, 1, &utc->day) : take_digits(cur, 2, &utc->day);
     return day && take_char(cur, ' ') && take_clock(cur, utc) && take_char(cur, ' ') &&
            take_digits(cur, 4, &utc->year);
 }
@@ -211,7 +212,8 @@ enum ts3_err ts3_time_parse_http(struct ts3_str text, int64_t *time_s)
     return TS3_EINVAL;
 }
 
-/* The zone at the end: nothing, Z, +hh, +hhmm or +hh:mm; sets the seconds that local time is ahead of UTC. */
+/* The zone at the end: nothing, Z, +hh, +hhmm or +hh:mm; sets the seconds that local time is ahead
+ * of UTC. */
 static bool take_zone(struct cursor *cur, int64_t *ahead_s)
 {
     int hours = 0, minutes = 0;

@@ -22,9 +22,9 @@ struct ts3_sax {
     enum ts3_err err;
     unsigned depth;
     int tags[TS3_XML_MAX_DEPTH + 1];
-    bool rooted;  /* the root has started */
-    bool ended;   /* the root has ended */
-    bool wanted;  /* text belongs to an element with a known name */
+    bool rooted; /* the root has started */
+    bool ended;  /* the root has ended */
+    bool wanted; /* text belongs to an element with a known name */
 };
 
 void ts3_xml_setup(void)
@@ -139,7 +139,8 @@ static void on_reference(void *ctx, const xmlChar *name)
     ts3_sax_fail(ctx, TS3_EXML, "the document refers to an entity");
 }
 
-/* Its place being taken keeps libxml2 from printing to stderr; what went wrong is asked for later. */
+/* Its place being taken keeps libxml2 from printing to stderr; what went wrong is asked for
+ * later. */
 static void on_error(void *ctx, xmlErrorPtr error)
 {
     (void)ctx, (void)error;
@@ -326,7 +327,8 @@ bool ts3_sax_int64(struct ts3_sax *sax, struct ts3_str text, int64_t *value)
 
 enum ts3_err ts3_xml_decode(struct ts3_str *str, struct ts3_xml_fault *fault)
 {
-    /* The string lies in an arena of ours, so it may be written to; what is decoded is no longer. */
+    /* The string lies in an arena of ours, so it may be written to; what is decoded is no
+     * longer. */
     char *data = (char *)(uintptr_t)str->data;
     if (!data)
         return TS3_OK;

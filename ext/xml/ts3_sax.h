@@ -22,7 +22,8 @@ enum { TS3_SAX_MAX_NAMES = 32 };
 
 struct ts3_sax;
 
-/* A parser: the names it knows (an element's tag is the index in names) and what it does with them. */
+/* A parser: the names it knows (an element's tag is the index in names) and what it does with
+ * them. */
 struct ts3_sax_rules {
     const char *const *names;
     size_t name_count; /* at most TS3_SAX_MAX_NAMES */
@@ -44,8 +45,7 @@ void ts3_sax_fail(struct ts3_sax *sax, enum ts3_err err, const char *format, ...
 
 /* TS3_OK only for a whole well-formed document whose every start and end was told. */
 enum ts3_err ts3_sax_run(const struct ts3_alloc *alloc, const char *document, size_t size_bytes,
-                         const struct ts3_sax_rules *rules, void *ctx,
-                         struct ts3_xml_fault *fault);
+                         const struct ts3_sax_rules *rules, void *ctx, struct ts3_xml_fault *fault);
 
 /* ---- values that several parsers read ---- */
 

@@ -6,11 +6,8 @@
 enum tag { DELETED, KEY, ERROR, CODE, ROOT, TAG_COUNT };
 
 static const char *const names[TAG_COUNT] = {
-    [DELETED] = "Deleted",
-    [KEY] = "Key",
-    [ERROR] = "Error",
-    [CODE] = "Code",
-    [ROOT] = "DeleteResult",
+    [DELETED] = "Deleted", [KEY] = "Key",           [ERROR] = "Error",
+    [CODE] = "Code",       [ROOT] = "DeleteResult",
 };
 
 struct run {

@@ -10,18 +10,21 @@
 
 struct ts3_xml_error {
     struct ts3_arena arena;
-    struct ts3_str code;       /* never empty after success */
-    struct ts3_str message;    /* what is missing is empty */
-    struct ts3_str region;     /* <Region>: of AuthorizationHeaderMalformed and the like */
+    struct ts3_str code;    /* never empty after success */
+    struct ts3_str message; /* what is missing is empty */
+    struct ts3_str region;  /* <Region>: of AuthorizationHeaderMalformed and the like */
     struct ts3_str request_id;
     struct ts3_str host_id;
-    int64_t server_time_s;     /* <ServerTime>: of RequestTimeTooSkewed; TS3_TIME_NONE when missing or unreadable */
+    /* <ServerTime>: of RequestTimeTooSkewed; TS3_TIME_NONE when missing or unreadable. */
+    int64_t server_time_s;
 };
 
-/* Takes <Error> as the root, or within <ErrorResponse> or <Response><Errors>. An answer that is not such a document
- * (HTML of a proxy, empty, a cut one) is TS3_EXML: the caller then has only the status. */
-enum ts3_err ts3_xml_error_parse(const struct ts3_alloc *alloc, const char *document, size_t size_bytes,
-                                 struct ts3_xml_error *error, struct ts3_xml_fault *fault);
+/* Takes <Error> as the root, or within <ErrorResponse> or <Response><Errors>. An answer that is not
+ * such a document (HTML of a proxy, empty, a cut one) is TS3_EXML: the caller then has only the
+ * status. */
+enum ts3_err ts3_xml_error_parse(const struct ts3_alloc *alloc, const char *document,
+                                 size_t size_bytes, struct ts3_xml_error *error,
+                                 struct ts3_xml_fault *fault);
 void ts3_xml_error_free(struct ts3_xml_error *error);
 
 #endif

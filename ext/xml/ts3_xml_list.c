@@ -71,7 +71,9 @@ static void end_entry(struct list *list, struct ts3_sax *sax)
     struct ts3_page *page = list->page;
     if (!list->entry.key.len || !list->has_size || !list->has_modified) {
         ts3_sax_fail(sax, TS3_EXML, "an entry of the listing has no %s",
-                     !list->entry.key.len ? "Key" : !list->has_size ? "Size" : "LastModified");
+                     !list->entry.key.len ? "Key"
+                     : !list->has_size    ? "Size"
+                                          : "LastModified");
         return;
     }
     if (ts3_sax_grow(sax, list->alloc, &page->entries, page->entry_count, &list->entry_cap,

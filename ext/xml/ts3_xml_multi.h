@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Results of multi-delete, multipart uploads and copies. Owner, thread, errors, limits: see ts3_xml.h.
- * Services answer some of these with status 200 and an Error document; that is no failure of the parser, but is told
- * in the result, and the result's free ends it too. */
+/* Results of multi-delete, multipart uploads and copies. Owner, thread, errors, limits: see
+ * ts3_xml.h. Services answer some of these with status 200 and an Error document; that is no
+ * failure of the parser, but is told in the result, and the result's free ends it too. */
 #ifndef TS3_XML_MULTI_H
 #define TS3_XML_MULTI_H
 
@@ -11,7 +11,7 @@
 #include "xml/ts3_xml.h"
 #include "xml/ts3_xml_error.h"
 
-/* ---- InitiateMultipartUploadResult, CompleteMultipartUploadResult, CopyObjectResult, CopyPartResult ---- */
+/* ---- the results of Create, Complete, and of copies of objects and parts ---- */
 
 enum ts3_xml_result_kind {
     TS3_XML_RESULT_CREATE,   /* text is the upload id: required */
@@ -26,16 +26,17 @@ struct ts3_xml_result {
     struct ts3_xml_error error; /* filled only where is_error */
 };
 
-enum ts3_err ts3_xml_result_parse(const struct ts3_alloc *alloc, const char *document, size_t size_bytes,
-                                  enum ts3_xml_result_kind kind, struct ts3_xml_result *result,
-                                  struct ts3_xml_fault *fault);
+enum ts3_err ts3_xml_result_parse(const struct ts3_alloc *alloc, const char *document,
+                                  size_t size_bytes, enum ts3_xml_result_kind kind,
+                                  struct ts3_xml_result *result, struct ts3_xml_fault *fault);
 void ts3_xml_result_free(struct ts3_xml_result *result);
 
 /* ---- DeleteResult ---- */
 
 struct ts3_deleted {
-    struct ts3_str key;  /* as it stands in the document; may be empty in an error */
-    struct ts3_str code; /* empty: deleted; else the error's code, "Unknown" where an Error has none */
+    struct ts3_str key; /* as it stands in the document; may be empty in an error */
+    /* Empty: deleted; else the error's code, "Unknown" where an Error has none. */
+    struct ts3_str code;
 };
 
 struct ts3_xml_deleted {
@@ -46,8 +47,9 @@ struct ts3_xml_deleted {
     struct ts3_xml_error error;
 };
 
-enum ts3_err ts3_xml_deleted_parse(const struct ts3_alloc *alloc, const char *document, size_t size_bytes,
-                                   struct ts3_xml_deleted *deleted, struct ts3_xml_fault *fault);
+enum ts3_err ts3_xml_deleted_parse(const struct ts3_alloc *alloc, const char *document,
+                                   size_t size_bytes, struct ts3_xml_deleted *deleted,
+                                   struct ts3_xml_fault *fault);
 void ts3_xml_deleted_free(struct ts3_xml_deleted *deleted);
 
 /* ---- ListMultipartUploadsResult ---- */
@@ -63,12 +65,14 @@ struct ts3_xml_uploads {
     struct ts3_upload *uploads;
     size_t upload_count;
     bool truncated;
-    struct ts3_str next_key_marker;       /* not empty when truncated: the document's, else the last upload's key */
+    /* Not empty when truncated: the document's, else the last upload's key. */
+    struct ts3_str next_key_marker;
     struct ts3_str next_upload_id_marker; /* may be empty */
 };
 
-enum ts3_err ts3_xml_uploads_parse(const struct ts3_alloc *alloc, const char *document, size_t size_bytes,
-                                   struct ts3_xml_uploads *uploads, struct ts3_xml_fault *fault);
+enum ts3_err ts3_xml_uploads_parse(const struct ts3_alloc *alloc, const char *document,
+                                   size_t size_bytes, struct ts3_xml_uploads *uploads,
+                                   struct ts3_xml_fault *fault);
 void ts3_xml_uploads_free(struct ts3_xml_uploads *uploads);
 
 #endif

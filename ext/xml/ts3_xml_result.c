@@ -3,16 +3,7 @@
 #include "xml/ts3_sax.h"
 #include "xml/ts3_xml_multi.h"
 
-enum tag {
-    ERROR,
-    CREATE,
-    COMPLETE,
-    COPY_OBJECT,
-    COPY_PART,
-    ETAG,
-    UPLOAD_ID,
-    TAG_COUNT
-};
+enum tag { ERROR, CREATE, COMPLETE, COPY_OBJECT, COPY_PART, ETAG, UPLOAD_ID, TAG_COUNT };
 
 static const char *const names[TAG_COUNT] = {
     [ERROR] = "Error",

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Measures signatures and keys of a listing a second on one thread, for `make bench`. The figures of one run can be
- * compared with each other and with botocore's on the same machine (benchmarks/), not across machines. */
+/* Measures signatures and keys of a listing a second on one thread, for `make bench`. The figures
+ * of one run can be compared with each other and with botocore's on the same machine (benchmarks/),
+ * not across machines. */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -62,15 +63,17 @@ static double keys_per_s(double *mb_per_s)
 {
     struct ts3_buf buf;
     ts3_buf_init(&buf, ts3_alloc_libc(), 1 << 24);
-    must(ts3_buf_append_text(&buf, "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<ListBucketResult xmlns=\""
-                                   "http://s3.amazonaws.com/doc/2006-03-01/\"><Name>b</Name><Prefix>shares/</Prefix>"
-                                   "<EncodingType>url</EncodingType><IsTruncated>false</IsTruncated>"));
+    must(ts3_buf_append_text(
+        &buf, "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<ListBucketResult xmlns=\""
+              "http://s3.amazonaws.com/doc/2006-03-01/\"><Name>b</Name><Prefix>shares/</Prefix>"
+              "<EncodingType>url</EncodingType><IsTruncated>false</IsTruncated>"));
     for (int i = 0; i < KEYS; i++)
-        must(ts3_buf_append_fmt(&buf,
-                                "<Contents><Key>shares/aa/aaaaaaaaaaaaaaaaaaaaaa%04d/%d</Key><LastModified>"
-                                "2009-10-12T17:50:30.000Z</LastModified><ETag>&quot;fba9dede5f27731c9771645a3986%04d"
-                                "&quot;</ETag><Size>%d</Size><StorageClass>STANDARD</StorageClass></Contents>",
-                                i, i % 10, i, 434234 + i));
+        must(ts3_buf_append_fmt(
+            &buf,
+            "<Contents><Key>shares/aa/aaaaaaaaaaaaaaaaaaaaaa%04d/%d</Key><LastModified>"
+            "2009-10-12T17:50:30.000Z</LastModified><ETag>&quot;fba9dede5f27731c9771645a3986%04d"
+            "&quot;</ETag><Size>%d</Size><StorageClass>STANDARD</StorageClass></Contents>",
+            i, i % 10, i, 434234 + i));
     must(ts3_buf_append_text(&buf, "</ListBucketResult>"));
     ts3_xml_setup();
     double start_s = now_s();

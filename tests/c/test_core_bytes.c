@@ -167,10 +167,21 @@ TEST(uri_decode)
         bool plus;
         const char *want; /* NULL: TS3_EINVAL */
     } rows[] = {
-        {"", false, ""},           {"a%20b", false, "a b"}, {"a+b", false, "a+b"}, {"a+b", true, "a b"},
-        {"%2b%2B+", true, "++ "},  {"%c3%BC", false, "\xc3\xbc"}, {"%25%32%35", false, "%25"},
-        {"%", false, NULL},        {"%2", false, NULL},     {"a%2", false, NULL},  {"%2g", false, NULL},
-        {"%g2", false, NULL},      {"%%20", false, NULL},   {"% 2", false, NULL},  {"%-1", false, NULL},
+        {"", false, ""},
+        {"a%20b", false, "a b"},
+        {"a+b", false, "a+b"},
+        {"a+b", true, "a b"},
+        {"%2b%2B+", true, "++ "},
+        {"%c3%BC", false, "\xc3\xbc"},
+        {"%25%32%35", false, "%25"},
+        {"%", false, NULL},
+        {"%2", false, NULL},
+        {"a%2", false, NULL},
+        {"%2g", false, NULL},
+        {"%g2", false, NULL},
+        {"%%20", false, NULL},
+        {"% 2", false, NULL},
+        {"%-1", false, NULL},
         {"%\xff\xff", false, NULL},
     };
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
@@ -178,7 +189,8 @@ TEST(uri_decode)
         ts3_test_label("row %zu", i);
         ts3_buf_init(&buf, ts3_alloc_libc(), 100);
         CHECK_OK(ts3_buf_append_text(&buf, "x"));
-        CHECK_INT(ts3_uri_decode(&buf, ts3_str_of(rows[i].text), rows[i].plus), rows[i].want ? TS3_OK : TS3_EINVAL);
+        CHECK_INT(ts3_uri_decode(&buf, ts3_str_of(rows[i].text), rows[i].plus),
+                  rows[i].want ? TS3_OK : TS3_EINVAL);
         CHECK_INT(buf.data[0], 'x');
         CHECK_TEXT(((struct ts3_str){buf.data + 1, buf.len - 1}), rows[i].want ? rows[i].want : "");
         ts3_buf_free(&buf);
@@ -206,9 +218,11 @@ TEST(digest_known_answers)
         const char *text, *sha256, *md5;
     } rows[] = {
         {"", TS3_SHA256_EMPTY, "1B2M2Y8AsgTpgAmY7PhCfg=="},
-        {"abc", "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad", "kAFQmDzST7DWlj99KOF/cg=="},
+        {"abc", "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
+         "kAFQmDzST7DWlj99KOF/cg=="},
         {"abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq",
-         "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1", "ghXvB5aiC8qq4RbTh2xmSg=="},
+         "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1",
+         "ghXvB5aiC8qq4RbTh2xmSg=="},
     };
     struct ts3_digest *digest = NULL;
     CHECK_OK(ts3_digest_new(ts3_alloc_libc(), &digest));

@@ -64,7 +64,8 @@ TEST(retry_judges_replies)
         {403, "AuthorizationHeaderMalformed", TS3_RETRY_FINAL, TS3_OUTCOME_NOT_APPLIED},
     };
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
-        struct ts3_attempt attempt = {TS3_TRANSPORT_OK, rows[i].status, ts3_str_of(rows[i].code), true};
+        struct ts3_attempt attempt = {TS3_TRANSPORT_OK, rows[i].status, ts3_str_of(rows[i].code),
+                                      true};
         struct ts3_verdict verdict = ts3_retry_judge(&attempt);
         ts3_test_label("%d %s", rows[i].status, rows[i].code);
         CHECK_INT(verdict.what, rows[i].what);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* The signer against the published vectors, its refusals, its limits, and each of its allocations failing. */
+/* The signer against the published vectors, its refusals, its limits, and each of its allocations
+ * failing. */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -96,11 +97,12 @@ static void check_vector(struct ts3_sigv4 *signer, const struct vector *vector)
     ts3_test_label("%.*s", (int)vector->name.len, vector->name.data);
     CHECK_OK(ts3_time_split(request->time_s, &utc));
     snprintf(want, sizeof(want),
-             "AWS4-HMAC-SHA256 Credential=%.*s/%04d%02d%02d/us-east-1/%.*s/aws4_request, SignedHeaders=%.*s, "
+             "AWS4-HMAC-SHA256 Credential=%.*s/%04d%02d%02d/us-east-1/%.*s/aws4_request, "
+             "SignedHeaders=%.*s, "
              "Signature=%.*s",
-             (int)request->access_key_id.len, request->access_key_id.data, utc.year, utc.month, utc.day,
-             (int)service.len, service.data, (int)vector->signed_names.len, vector->signed_names.data,
-             (int)vector->signature.len, vector->signature.data);
+             (int)request->access_key_id.len, request->access_key_id.data, utc.year, utc.month,
+             utc.day, (int)service.len, service.data, (int)vector->signed_names.len,
+             vector->signed_names.data, (int)vector->signature.len, vector->signature.data);
     ts3_sigv4_out_init(&out, ts3_alloc_libc());
     CHECK_OK(ts3_sigv4_sign(signer, request, &out));
     if (!CHECK_TEXT(ts3_buf_str(&out.authorization), want))
@@ -240,12 +242,13 @@ TEST(sigv4_headers_are_folded_sorted_and_chosen)
     request.headers = headers;
     request.header_count = sizeof(headers) / sizeof(headers[0]);
     CHECK_OK(ts3_sigv4_sign(bench.signer, &request, &bench.out));
-    CHECK_TEXT(ts3_sigv4_canonical(bench.signer),
-               "GET\n/shares/aa/x\n\ncontent-md5:1B2M2Y8AsgTpgAmY7PhCfg==\nhost:bucket.example.com\n"
-               "range:bytes=0-9\nx-amz-content-sha256:UNSIGNED-PAYLOAD\nx-amz-date:20130524T000000Z\n"
-               "x-amz-meta-a:\xc3\xa9\nx-amz-meta-b:two words,,3\n\n"
-               "content-md5;host;range;x-amz-content-sha256;x-amz-date;x-amz-meta-a;x-amz-meta-b\n"
-               "UNSIGNED-PAYLOAD");
+    CHECK_TEXT(
+        ts3_sigv4_canonical(bench.signer),
+        "GET\n/shares/aa/x\n\ncontent-md5:1B2M2Y8AsgTpgAmY7PhCfg==\nhost:bucket.example.com\n"
+        "range:bytes=0-9\nx-amz-content-sha256:UNSIGNED-PAYLOAD\nx-amz-date:20130524T000000Z\n"
+        "x-amz-meta-a:\xc3\xa9\nx-amz-meta-b:two words,,3\n\n"
+        "content-md5;host;range;x-amz-content-sha256;x-amz-date;x-amz-meta-a;x-amz-meta-b\n"
+        "UNSIGNED-PAYLOAD");
     tear_down(&bench);
 }
 
@@ -264,7 +267,9 @@ TEST(sigv4_refuses_what_cannot_be_sent)
         {"host", {"a\r\nb: c", 7}, TS3_EINVAL},
         {"path", {"a", 1}, TS3_EINVAL},
         {"payload", {"", 0}, TS3_EINVAL},
-        {"payload", {"E3B0C44298FC1C149AFBF4C8996FB92427AE41E4649B934CA495991B7852B855", 64}, TS3_EINVAL},
+        {"payload",
+         {"E3B0C44298FC1C149AFBF4C8996FB92427AE41E4649B934CA495991B7852B855", 64},
+         TS3_EINVAL},
         {"payload", {"e3b0", 4}, TS3_EINVAL},
         {"region", {"", 0}, TS3_EINVAL},
         {"region", {"a/b", 3}, TS3_EINVAL},
@@ -389,7 +394,8 @@ TEST(sigv4_key_cache_notices_every_change)
 
 static enum ts3_err sign_once(const struct ts3_alloc *alloc, void *ctx)
 {
-    static const struct ts3_pair pairs[] = {{{"prefix", 6}, {"a b", 3}}, {{"list-type", 9}, {"2", 1}}};
+    static const struct ts3_pair pairs[] = {{{"prefix", 6}, {"a b", 3}},
+                                            {{"list-type", 9}, {"2", 1}}};
     struct ts3_sigv4_request request = plain_request();
     struct ts3_digest *digest = NULL;
     struct ts3_sigv4 *signer = NULL;

@@ -13,7 +13,8 @@ struct row {
     int64_t time_s; /* TS3_TIME_NONE: TS3_EINVAL */
 };
 
-static void check_rows(const struct row *rows, size_t count, enum ts3_err (*parse)(struct ts3_str, int64_t *))
+static void check_rows(const struct row *rows, size_t count,
+                       enum ts3_err (*parse)(struct ts3_str, int64_t *))
 {
     for (size_t i = 0; i < count; i++) {
         int64_t time_s = -7;
@@ -114,16 +115,16 @@ TEST(time_agrees_with_the_c_library)
         gmtime_r(&as_time, &tm);
         CHECK_OK(ts3_time_format_http(time_s, got));
         strftime(want, sizeof(want), "%a, %d %b ", &tm);
-        snprintf(want + strlen(want), sizeof(want) - strlen(want), "%04d %02d:%02d:%02d GMT", tm.tm_year + 1900,
-                 tm.tm_hour, tm.tm_min, tm.tm_sec);
+        snprintf(want + strlen(want), sizeof(want) - strlen(want), "%04d %02d:%02d:%02d GMT",
+                 tm.tm_year + 1900, tm.tm_hour, tm.tm_min, tm.tm_sec);
         CHECK_TEXT(ts3_str_of(got), want);
         CHECK_OK(ts3_time_parse_http(ts3_str_of(got), &back));
         CHECK_INT(back, time_s);
         CHECK_OK(ts3_time_format_amz(time_s, amz));
         CHECK_OK(ts3_time_parse_iso(ts3_str_of(amz), &back));
         CHECK_INT(back, time_s);
-        snprintf(iso, sizeof(iso), "%04d-%02d-%02dT%02d:%02d:%02d.123Z", tm.tm_year + 1900, tm.tm_mon + 1, tm.tm_mday,
-                 tm.tm_hour, tm.tm_min, tm.tm_sec);
+        snprintf(iso, sizeof(iso), "%04d-%02d-%02dT%02d:%02d:%02d.123Z", tm.tm_year + 1900,
+                 tm.tm_mon + 1, tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec);
         CHECK_OK(ts3_time_parse_iso(ts3_str_of(iso), &back));
         CHECK_INT(back, time_s);
     }

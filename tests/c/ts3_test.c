@@ -34,7 +34,8 @@ void ts3_test_label(const char *format, ...)
 static void print_place(const char *file, int line, const char *what)
 {
     atomic_store(&failed, true);
-    printf("  %s:%d: %s%s%s%s: ", file, line, label[0] ? "[" : "", label, label[0] ? "] " : "", what);
+    printf("  %s:%d: %s%s%s%s: ", file, line, label[0] ? "[" : "", label, label[0] ? "] " : "",
+           what);
 }
 
 bool ts3_test_check(bool held, const char *file, int line, const char *what)
@@ -68,7 +69,8 @@ static void print_str(struct ts3_str str)
     printf("\" (%zu)", str.len);
 }
 
-bool ts3_test_check_str(struct ts3_str got, struct ts3_str want, const char *file, int line, const char *what)
+bool ts3_test_check_str(struct ts3_str got, struct ts3_str want, const char *file, int line,
+                        const char *what)
 {
     bool held = ts3_str_eq(got, want);
     if (!held) {
