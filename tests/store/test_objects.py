@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,15 +16,15 @@ from tahoe_s3.store.objects import MAX_OBJECT_BYTES, MAX_PARTS, MIB, PARTS_AT_ON
 
 from .helpers import error_of, now, pattern, waits
 from .memory_client import MemoryClient
+from .servers import open_files
 
 PART = 1000
 
 
 @pytest.fixture
-def client() -> Iterator[MemoryClient]:
-    before = len(os.listdir("/proc/self/fd"))
+def client(tmp_path: Path) -> Iterator[MemoryClient]:
     yield MemoryClient()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_files(tmp_path) == []
 
 
 def put(client: MemoryClient, folder: Path, size: int) -> Any:

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A storage server over a bucket in memory, with a clock, for tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from tahoe_s3.server import S3StorageServer
+from tahoe_s3.store.keys import share_key
+
+from .helpers import NODEID, PART_BYTES, SI, Place, now
+from .memory_client import MemoryClient
+
+RENEW, CANCEL = b"r" * 32, b"c" * 32
+
+
+def open_files(folder: Path) -> list[str]:
+    """The files below the folder that this process has open."""
+    found = []
+    for entry in Path("/proc/self/fd").iterdir():
+        try:
+            target = str(entry.readlink())
+        except FileNotFoundError:
+            # The descriptor of the listing itself.
+            continue
+        if target.startswith(str(folder)):
+            found.append(target)
+    return found
+
+
+class ServerPlace(Place):
+    """A server, its store, client, clock and index."""
+
+    def __init__(
+        self, folder: Path, *, client: MemoryClient | None = None, part_bytes: int = PART_BYTES, **options: Any
+    ) -> None:
+        super().__init__(folder, client=client, part_bytes=part_bytes)
+        self.server = S3StorageServer(str(folder), NODEID, clock=self.clock, backend=self.store, **options)
+
+    def key(self, shnum: int = 0, si: bytes = SI) -> str:
+        return share_key(si, shnum)
+
+    def allocate(
+        self, shnums: Iterable[int], size: int, *, si: bytes = SI, renew: bytes = RENEW, **options: Any
+    ) -> tuple[set[int], dict[int, Any]]:
+        """What the server answers at once."""
+        answer: tuple[set[int], dict[int, Any]] = now(
+            self.server.allocate_buckets(si, renew, CANCEL, shnums, size, **options)
+        )
+        return answer
+
+    def upload(self, data: bytes, shnum: int = 0, *, si: bytes = SI) -> None:
+        """A whole share, which must not be there yet."""
+        writer = self.allocate([shnum], len(data), si=si)[1][shnum]
+        assert now(writer.write(0, data)) is True
+        assert now(writer.close()) is None
+
+    def assert_no_upload(self) -> None:
+        """No upload has left a trace on this machine: writers, their timers, files, space."""
+        assert self.server._bucket_writers == {} and self.server.allocated_size() == 0
+        assert self.clock.getDelayedCalls() == []
+        assert list(self.store.incoming_dir.iterdir()) == []
