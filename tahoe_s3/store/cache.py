@@ -21,7 +21,7 @@ import secrets
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 from twisted.logger import Logger
 
@@ -43,7 +43,7 @@ class Copy:
     size: int
     etag: str
     sha256: str
-    looked_at: Optional[tuple[int, int, int]] = None
+    looked_at: tuple[int, int, int] | None = None
 
 
 def file_digest(path: Path) -> str:
@@ -89,7 +89,7 @@ class MutableCache:
 
     # what is there
 
-    def find(self, share: ShareId, etag: str) -> Optional[Copy]:
+    def find(self, share: ShareId, etag: str) -> Copy | None:
         """The copy of exactly this version, if there is one of the right size. Its bytes are not looked at."""
         copy = self._copies.get(share)
         if copy is None or copy.etag != etag:
@@ -107,7 +107,7 @@ class MutableCache:
         self._hits += 1
         return copy
 
-    def find_verified(self, share: ShareId, etag: str) -> Optional[Copy]:
+    def find_verified(self, share: ShareId, etag: str) -> Copy | None:
         """As find(), for a read: the bytes are right as far as a look of microseconds to a millisecond can tell.
 
         A large copy is hashed here only where its file has changed since it was known to be right.
@@ -137,7 +137,7 @@ class MutableCache:
 
     # what comes and goes
 
-    def put_bytes(self, share: ShareId, etag: str, data: bytes) -> Optional[Copy]:
+    def put_bytes(self, share: ShareId, etag: str, data: bytes) -> Copy | None:
         """Keep a copy of these bytes; None where it does not fit or could not be written (which is logged)."""
         path = self._new_path(share)
         if len(data) > self._budget_bytes:
@@ -150,7 +150,7 @@ class MutableCache:
             return None
         return self._keep(share, Copy(path, len(data), etag, hashlib.sha256(data).hexdigest()))
 
-    def adopt(self, share: ShareId, etag: str, source: Path, *, sha256: str) -> Optional[Copy]:
+    def adopt(self, share: ShareId, etag: str, source: Path, *, sha256: str) -> Copy | None:
         """Keep this file, which is moved here (it must be on the same file system) and whose digest is given.
 
         None where it does not fit or could not be moved; then the source may still be where it was.

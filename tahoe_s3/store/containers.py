@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import struct
 from pathlib import Path
-from typing import Any, Callable, NamedTuple, Optional
+from typing import Any, Callable, NamedTuple
 
 from allmydata.storage.common import UnknownImmutableContainerVersionError, UnknownMutableContainerVersionError
 from allmydata.storage.immutable_schema import schema_from_version
@@ -179,7 +179,7 @@ def inspect_file(name: str, path: Path) -> Container:
         os.close(fd)
 
 
-def kind_of(start: bytes) -> Optional[str]:
+def kind_of(start: bytes) -> str | None:
     """The kind of container that starts with these bytes, or None where it is neither."""
     if schema_from_header(start[:MAGIC_BYTES]) is not None:
         return MUTABLE

@@ -20,7 +20,7 @@ import shutil
 from collections.abc import Collection, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Optional, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, TypeVar
 
 from allmydata.storage.common import UnknownMutableContainerVersionError, storage_index_to_dir
 from allmydata.util.assertutil import precondition
@@ -92,8 +92,8 @@ class _Changed:
     path: Path
     sha256: str
     container: Container
-    info: Optional[ObjectInfo] = None
-    error: Optional[BaseException] = None
+    info: ObjectInfo | None = None
+    error: BaseException | None = None
 
 
 class MutableSlots:
@@ -140,7 +140,7 @@ class MutableSlots:
     @inlineCallbacks
     def _readv_one(
         self, share: ShareId, readv: ReadVector
-    ) -> Generator[Deferred[Any], Any, Optional[list[bytes]]]:
+    ) -> Generator[Deferred[Any], Any, list[bytes] | None]:
         def ranges(head: Head) -> list[tuple[int, int]]:
             reading = Reading(head.data_offset, head.data_length)
             return [reading.range(offset, length) for offset, length in readv]

@@ -12,7 +12,7 @@ Thread: the reactor's. Limits: MAX_STREAMS readers of one share are told apart.
 from __future__ import annotations
 
 from bisect import bisect_right, insort
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -54,7 +54,7 @@ class Range(NamedTuple):
 
     start: int
     stop: int
-    stream: Optional[Stream]
+    stream: Stream | None
 
 
 class Plan:
@@ -65,7 +65,7 @@ class Plan:
         self._ranges: list[tuple[int, int]] = []
         self._streams: list[Stream] = []
 
-    def covers(self, position: int) -> Optional[tuple[int, int]]:
+    def covers(self, position: int) -> tuple[int, int] | None:
         """The range with this byte in it."""
         index = bisect_right(self._ranges, (position, self.size + 1)) - 1
         if index >= 0 and position < self._ranges[index][1]:
@@ -85,7 +85,7 @@ class Plan:
         high = self._ranges[index][0] if index < len(self._ranges) else self.size
         return low, high
 
-    def _stream_at(self, position: int, *, gap: int) -> Optional[Stream]:
+    def _stream_at(self, position: int, *, gap: int) -> Stream | None:
         near = [stream for stream in self._streams if stream.frontier <= position <= stream.frontier + gap]
         return max(near, key=lambda stream: stream.frontier, default=None)
 

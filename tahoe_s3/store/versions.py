@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import replace
-from typing import Any, Callable, Generic, Optional, TypeVar
+from typing import Any, Callable, Generic, TypeVar
 
 from twisted.internet.defer import Deferred, DeferredList, inlineCallbacks
 from twisted.internet.task import deferLater
@@ -53,7 +53,7 @@ class Restart(Exception):
 class Shared(Generic[T]):
     """One outcome for several who wait; that one of them gives up does not disturb the others."""
 
-    def __init__(self, work: Optional[Deferred[T]] = None) -> None:
+    def __init__(self, work: Deferred[T] | None = None) -> None:
         self._waiters: list[Deferred[T]] = []
         self._result: Any = None
         self.done = False
@@ -149,8 +149,8 @@ class Versions:
         return self._slots.generation(*share), None if row is None else row.etag
 
     def learn(
-        self, share: ShareId, generation: int, *, etag: str, size: int, modified_s: Optional[int] = None,
-        kind: Optional[str] = None, **details: Any,
+        self, share: ShareId, generation: int, *, etag: str, size: int, modified_s: int | None = None,
+        kind: str | None = None, **details: Any,
     ) -> bool:  # fmt: skip
         """Note what a GET told of the object. False, and nothing noted, where the share was written since
         `generation` was taken. `details` are fields of the row that are known now (data_length, leases).

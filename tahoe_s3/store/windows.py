@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Generator
-from typing import Any, Callable, Optional
+from typing import Any, Callable
 
 from allmydata.util.assertutil import precondition
 from twisted.internet.defer import Deferred, fail, inlineCallbacks
@@ -46,7 +46,7 @@ class _Window:
         self.state = state
         self.start = chosen.start
         self.stop = chosen.stop
-        self.stream: Optional[Stream] = chosen.stream
+        self.stream: Stream | None = chosen.stream
         self.download = download
         self.done: Shared[ObjectInfo] = Shared()
         self.users = 0
@@ -83,11 +83,11 @@ class _ShareState:
             return same and self.etag == row.etag
         return same and self.etag in (None, row.etag)
 
-    def covering(self, position: int) -> Optional[_Window]:
+    def covering(self, position: int) -> _Window | None:
         found = self.plan.covers(position)
         return None if found is None else self.windows[found[0]]
 
-    def unproven(self) -> Optional[_Window]:
+    def unproven(self) -> _Window | None:
         """The GET whose answer will tell the version, if that is not known yet."""
         return next(iter(self.windows.values()), None) if self.etag is None else None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 from allmydata.storage import immutable_schema, mutable_schema
 from allmydata.storage.immutable import ShareFile
@@ -93,7 +93,7 @@ def mutable_object(data: bytes, *, leases: int = 1, version: int = 2) -> bytes:
 class Place:
     """A store, its client, clock and index."""
 
-    def __init__(self, folder: Path, *, client: Optional[MemoryClient] = None, part_bytes: int = PART_BYTES) -> None:
+    def __init__(self, folder: Path, *, client: MemoryClient | None = None, part_bytes: int = PART_BYTES) -> None:
         self.client = client or MemoryClient()
         self.clock = Clock()
         self.index = Index(folder / "index.sqlite", identity="bucket")

@@ -19,7 +19,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Callable, Optional, Union, cast
+from typing import Any, Callable, Union, cast
 
 from twisted.internet.defer import Deferred, inlineCallbacks, maybeDeferred, succeed
 
@@ -53,7 +53,7 @@ class Stored:
     data: bytes
     etag: str
     modified_s: int
-    listed_etag: Optional[str] = None
+    listed_etag: str | None = None
 
 
 @dataclass
@@ -66,7 +66,7 @@ class _Upload:
 @dataclass
 class _Failing:
     operation: str
-    key: Optional[str]
+    key: str | None
     error: type[S3Error]
     outcome: str
     applied: bool
@@ -77,7 +77,7 @@ class _Failing:
 class Held:
     """One kind of request that is held back; `calls` are those that wait now, in the order of their coming."""
 
-    def __init__(self, owner: MemoryClient, operation: str, key: Optional[str], *, apply_first: bool) -> None:
+    def __init__(self, owner: MemoryClient, operation: str, key: str | None, *, apply_first: bool) -> None:
         self._owner = owner
         self.operation = operation
         self.key = key
@@ -87,7 +87,7 @@ class Held:
     def __len__(self) -> int:
         return len(self.calls)
 
-    def release(self, count: Optional[int] = None) -> None:
+    def release(self, count: int | None = None) -> None:
         """Let the first `count` go, or all and everything that comes later."""
         if count is None:
             self._owner.holds.remove(self)
@@ -110,8 +110,8 @@ class _Window:
     def __init__(self, data: bytes, closed: Callable[[], None]) -> None:
         self.data = data
         self.ready = 0
-        self.armed: Optional[int] = None
-        self._closed: Optional[Callable[[], None]] = closed
+        self.armed: int | None = None
+        self._closed: Callable[[], None] | None = closed
 
     def arm(self, upto: int) -> bool:
         if self.ready >= upto:
@@ -135,15 +135,15 @@ class _Get:
     """The request of a download: what tahoe_s3.transfer.Call is to it."""
 
     def __init__(
-        self, client: MemoryClient, key: str, offset: int, length: int, expect_etag: Optional[str],
+        self, client: MemoryClient, key: str, offset: int, length: int, expect_etag: str | None,
         on_ready: Callable[[Any], None],
     ) -> None:  # fmt: skip
         self.client, self.key, self.offset, self.length = client, key, offset, length
         self.expect_etag, self.on_ready = expect_etag, on_ready
-        self.window: Optional[_Window] = None
+        self.window: _Window | None = None
         self.deferred: Deferred[Any] = Deferred(self._cancelled)
-        self.held: Optional[Held] = None
-        self.info: Optional[ObjectInfo] = None
+        self.held: Held | None = None
+        self.info: ObjectInfo | None = None
         self.ended = False
 
     def begin(self) -> None:
@@ -228,7 +228,7 @@ class _Held:
 class MemoryClient:
     """See above. `now_s` is the service's clock."""
 
-    def __init__(self, *, budget_bytes: Optional[int] = None) -> None:
+    def __init__(self, *, budget_bytes: int | None = None) -> None:
         self.objects: dict[str, Stored] = {}
         self.uploads: dict[str, _Upload] = {}
         self.requests: Counter[str] = Counter()
@@ -237,7 +237,7 @@ class MemoryClient:
         self.priorities: list[int] = []
         self.holds: list[Held] = []
         self.counters = Counters()
-        self.on_budget_wait: Optional[Callable[[int], None]] = None
+        self.on_budget_wait: Callable[[int], None] | None = None
         self.now_s = 1_700_000_000
         self.region = "us-east-1"
         self.window_bytes = 0
@@ -250,7 +250,7 @@ class MemoryClient:
 
     # for tests
 
-    def store(self, key: str, data: bytes, *, etag: Optional[str] = None, listed_etag: Optional[str] = None) -> Stored:
+    def store(self, key: str, data: bytes, *, etag: str | None = None, listed_etag: str | None = None) -> Stored:
         """Put an object there behind everybody's back, with no request."""
         self.now_s += 1
         self.objects[key] = Stored(data, etag or self.etag_of(data), self.now_s, listed_etag)
@@ -262,7 +262,7 @@ class MemoryClient:
         self.ranges.clear()
         self.priorities.clear()
 
-    def hold(self, operation: str, key: Optional[str] = None, *, apply_first: bool = False) -> Held:
+    def hold(self, operation: str, key: str | None = None, *, apply_first: bool = False) -> Held:
         """Hold back the answers of an operation (of one key, or of all).
 
         apply_first: the service does it at once, only its answer waits; otherwise it does it when let go.
@@ -272,7 +272,7 @@ class MemoryClient:
         return held
 
     def fail(
-        self, operation: str, error: type[S3Error], *, key: Optional[str] = None, outcome: str = "not_applied",
+        self, operation: str, error: type[S3Error], *, key: str | None = None, outcome: str = "not_applied",
         applied: bool = False, times: int = 1, after_bytes: int = 0,
     ) -> None:  # fmt: skip
         """Make the next `times` requests of an operation fail. applied: the service does it all the same.
@@ -283,7 +283,7 @@ class MemoryClient:
 
     # inside
 
-    def count(self, operation: str, key: str) -> Optional[_Failing]:
+    def count(self, operation: str, key: str) -> _Failing | None:
         """Note a request; the failure that was ordered for it, if any."""
         self.requests[operation] += 1
         self.counters.requests[operation] = self.counters.requests.get(operation, 0) + 1
@@ -296,7 +296,7 @@ class MemoryClient:
                 return failing
         return None
 
-    def holding(self, operation: str, key: str, call: Any) -> Optional[Held]:
+    def holding(self, operation: str, key: str, call: Any) -> Held | None:
         for held in self.holds:
             if held.operation == operation and held.key in (None, key):
                 held.calls.append(call)
@@ -304,7 +304,7 @@ class MemoryClient:
         return None
 
     def look(
-        self, key: str, expect_etag: Optional[str] = None, operation: str = "GetObject", *, offset: int = 0
+        self, key: str, expect_etag: str | None = None, operation: str = "GetObject", *, offset: int = 0
     ) -> tuple[ObjectInfo, bytes]:
         stored = self.objects.get(key)
         method = "HEAD" if operation == "HeadObject" else "GET"
@@ -314,7 +314,7 @@ class MemoryClient:
         if expect_etag is not None and expect_etag != stored.etag:
             raise Changed("another ETag", operation=operation, method=method, key=key, status=200, kind="changed")
         if offset and offset >= len(stored.data):
-            raise S3Error("beyond the end", operation=operation, method=method, key=key, status=416, code="InvalidRange")
+            raise S3Error("beyond the end", operation=operation, method="GET", key=key, status=416, code="InvalidRange")
         return ObjectInfo(key, len(stored.data), stored.etag, stored.modified_s), stored.data
 
     def _request(self, operation: str, key: str, apply: Callable[[], Any], *, is_write: bool = False) -> Deferred[Any]:
@@ -377,8 +377,8 @@ class MemoryClient:
     # objects
 
     def get(
-        self, key: str, *, offset: int = 0, length: Optional[int] = None, expect_etag: Optional[str] = None,
-        priority: int = 1, deadline_s: Optional[float] = None,
+        self, key: str, *, offset: int = 0, length: int | None = None, expect_etag: str | None = None,
+        priority: int = 1, deadline_s: float | None = None,
     ) -> Deferred[GetResult]:  # fmt: skip
         def apply() -> GetResult:
             info, data = self.look(key, expect_etag, offset=offset)
@@ -390,8 +390,8 @@ class MemoryClient:
         return self._request("GetObject", key, apply)
 
     def get_window(
-        self, key: str, *, offset: int, length: int, expect_etag: Optional[str] = None, priority: int = 1,
-        deadline_s: Optional[float] = None,
+        self, key: str, *, offset: int, length: int, expect_etag: str | None = None, priority: int = 1,
+        deadline_s: float | None = None,
     ) -> Download:  # fmt: skip
         assert offset >= 0 and length > 0, (offset, length)
         self.ranges.append((key, offset, length))
@@ -414,7 +414,7 @@ class MemoryClient:
 
     def put(
         self, key: str, body: Body, *, content_type: str = "application/octet-stream", priority: int = 1,
-        deadline_s: Optional[float] = None,
+        deadline_s: float | None = None,
     ) -> Deferred[ObjectInfo]:  # fmt: skip
         def apply() -> ObjectInfo:
             stored = self.store(key, self._bytes(body))
@@ -422,17 +422,17 @@ class MemoryClient:
 
         return self._request("PutObject", key, apply, is_write=True)
 
-    def head(self, key: str, *, priority: int = 1, deadline_s: Optional[float] = None) -> Deferred[ObjectInfo]:
+    def head(self, key: str, *, priority: int = 1, deadline_s: float | None = None) -> Deferred[ObjectInfo]:
         return self._request("HeadObject", key, lambda: self.look(key, operation="HeadObject")[0])
 
-    def delete(self, key: str, *, priority: int = 1, deadline_s: Optional[float] = None) -> Deferred[None]:
+    def delete(self, key: str, *, priority: int = 1, deadline_s: float | None = None) -> Deferred[None]:
         def apply() -> None:
             self.objects.pop(key, None)
 
         return self._request("DeleteObject", key, apply, is_write=True)
 
     def delete_many(
-        self, keys: Iterable[str], *, priority: int = 2, deadline_s: Optional[float] = None
+        self, keys: Iterable[str], *, priority: int = 2, deadline_s: float | None = None
     ) -> Deferred[list[tuple[str, str]]]:
         wanted = list(keys)
 
@@ -448,9 +448,9 @@ class MemoryClient:
     # listings
 
     def list_page(
-        self, prefix: str, *, token: Optional[str] = None, start_after: Optional[str] = None,
-        delimiter: Optional[str] = None, max_keys: int = MAX_KEYS, priority: int = 1,
-        deadline_s: Optional[float] = None,
+        self, prefix: str, *, token: str | None = None, start_after: str | None = None,
+        delimiter: str | None = None, max_keys: int = MAX_KEYS, priority: int = 1,
+        deadline_s: float | None = None,
     ) -> Deferred[Page]:  # fmt: skip
         def apply() -> Page:
             after = token or start_after or ""
@@ -467,8 +467,8 @@ class MemoryClient:
 
     @inlineCallbacks
     def list_all(
-        self, prefix: str, on_page: Callable[[Page], Any], *, delimiter: Optional[str] = None, priority: int = 2,
-        deadline_s: Optional[float] = None,
+        self, prefix: str, on_page: Callable[[Page], Any], *, delimiter: str | None = None, priority: int = 2,
+        deadline_s: float | None = None,
     ) -> Any:  # fmt: skip
         count, token = 0, None
         while True:
@@ -483,7 +483,7 @@ class MemoryClient:
 
     def create_multipart(
         self, key: str, *, content_type: str = "application/octet-stream", priority: int = 1,
-        deadline_s: Optional[float] = None,
+        deadline_s: float | None = None,
     ) -> Deferred[str]:  # fmt: skip
         def apply() -> str:
             self._serial += 1
@@ -501,7 +501,7 @@ class MemoryClient:
 
     def upload_part(
         self, key: str, upload_id: str, number: int, body: Body, *, priority: int = 1,
-        deadline_s: Optional[float] = None,
+        deadline_s: float | None = None,
     ) -> Deferred[str]:  # fmt: skip
         def apply() -> str:
             data = self._bytes(body)
@@ -511,8 +511,8 @@ class MemoryClient:
         return self._request("UploadPart", key, apply, is_write=True)
 
     def complete_multipart(
-        self, key: str, upload_id: str, parts: Sequence[tuple[int, str]], *, expect_size: Optional[int] = None,
-        priority: int = 1, deadline_s: Optional[float] = None,
+        self, key: str, upload_id: str, parts: Sequence[tuple[int, str]], *, expect_size: int | None = None,
+        priority: int = 1, deadline_s: float | None = None,
     ) -> Deferred[ObjectInfo]:  # fmt: skip
         def apply() -> ObjectInfo:
             upload = self._upload("CompleteMultipartUpload", key, upload_id)
@@ -527,7 +527,7 @@ class MemoryClient:
         return self._request("CompleteMultipartUpload", key, apply, is_write=True)
 
     def abort_multipart(
-        self, key: str, upload_id: str, *, priority: int = 1, deadline_s: Optional[float] = None
+        self, key: str, upload_id: str, *, priority: int = 1, deadline_s: float | None = None
     ) -> Deferred[None]:
         def apply() -> None:
             self.uploads.pop(upload_id, None)
@@ -535,7 +535,7 @@ class MemoryClient:
         return self._request("AbortMultipartUpload", key, apply, is_write=True)
 
     def list_multiparts(
-        self, prefix: str, *, priority: int = 2, deadline_s: Optional[float] = None
+        self, prefix: str, *, priority: int = 2, deadline_s: float | None = None
     ) -> Deferred[list[UploadInfo]]:
         def apply() -> list[UploadInfo]:
             return [UploadInfo(u.key, i, u.initiated_s) for i, u in self.uploads.items() if u.key.startswith(prefix)]
@@ -544,22 +544,22 @@ class MemoryClient:
 
     # the bucket
 
-    def head_bucket(self, *, priority: int = 1, deadline_s: Optional[float] = None) -> Deferred[None]:
+    def head_bucket(self, *, priority: int = 1, deadline_s: float | None = None) -> Deferred[None]:
         return self._request("HeadBucket", "", lambda: None)
 
-    def probe(self, *, priority: int = 1, deadline_s: Optional[float] = None) -> Deferred[Probe]:
+    def probe(self, *, priority: int = 1, deadline_s: float | None = None) -> Deferred[Probe]:
         return self._request("ListObjectsV2", "", lambda: Probe(self.now_s, not self.objects))
 
-    def get_versioning(self, *, priority: int = 1, deadline_s: Optional[float] = None) -> Deferred[Optional[str]]:
+    def get_versioning(self, *, priority: int = 1, deadline_s: float | None = None) -> Deferred[str | None]:
         return self._request("GetBucketVersioning", "", lambda: "Disabled")
 
-    def get_object_lock(self, *, priority: int = 1, deadline_s: Optional[float] = None) -> Deferred[Optional[str]]:
+    def get_object_lock(self, *, priority: int = 1, deadline_s: float | None = None) -> Deferred[str | None]:
         return self._request("GetObjectLockConfiguration", "", lambda: None)
 
     def stats(self) -> dict[str, int]:
         return {"waiting": len(self._waiting), "budget_used_bytes": self.window_bytes}
 
-    def set_credentials(self, access_key_id: str, secret: bytes, token: Optional[str] = None) -> None:
+    def set_credentials(self, access_key_id: str, secret: bytes, token: str | None = None) -> None:
         """Nothing here is signed."""
 
     def close(self) -> Deferred[None]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Mutable slots: the request budget, what fails, what is unsure; Tahoe's disk backend is the oracle of what is right."""
+"""Mutable slots: the request budget, what fails, what is unsure, with Tahoe's disk backend as the oracle."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import pytest
 from allmydata.interfaces import BadWriteEnablerError
@@ -491,7 +491,7 @@ def test_the_same_operations_as_on_disk(tmp_path_factory: Any, steps: list[Any])
 
 
 def test_reads_without_a_row(place: Place) -> None:
-    missing: Optional[ShareRow] = place.index.share(SI, 0)
+    missing: ShareRow | None = place.index.share(SI, 0)
     assert missing is None
     assert now(place.store.mutable.readv(SI, {0, 1}, [(0, 5)])) == {}
     assert place.client.requests == {}
