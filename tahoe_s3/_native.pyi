@@ -116,6 +116,7 @@ class Event(NamedTuple):
     final: True exactly once for every id, and then the engine holds nothing of the caller's any more. False: the
         size that was armed on the request's window is ready; only `id` means something then.
     etag without quotes; size of the whole object (GET, HEAD); modified_s Last-Modified; server_time_s Date.
+    skew_s: what was added to this machine's clock for signing when the request ended.
     value: by `parse`: "bytes" bytes; "list" a Page; "deleted" a list of (key, code), code "" for a deleted one;
         "create" the upload id; "complete" and "copy" the ETag; "uploads" an Uploads; None for "none" and failures.
     request_id, host_id: the service's, of the last attempt, "" where it gave none.
@@ -131,6 +132,7 @@ class Event(NamedTuple):
     size: Optional[int]
     modified_s: Optional[int]
     server_time_s: Optional[int]
+    skew_s: int
     value: Union[Page, Uploads, bytes, str, list[tuple[str, str]], None]
     request_id: str
     host_id: str
@@ -207,6 +209,8 @@ class Engine:
         """Ask for an early end. The final event still comes, soon. Unknown and ended ids do nothing."""
     def drain(self, max_events: int = 64, /) -> list[Event]:
         """Up to so many events, oldest first. Works after close(), too."""
+    def region(self) -> str:
+        """The region that requests are signed for: the configured one, or the one that the service named since."""
     def stats(self) -> dict[str, int]:
         """Counters and gauges by name: requests_get (head, put, post, delete), attempts, retries, retries_denied,
         succeeded, failed, bytes_up, bytes_down, connections_opened, connections_dropped_stale, connections_open,

@@ -59,8 +59,8 @@ def part_etag(event: Event, key: str) -> str:
 
 
 def is_absence(error: S3Error) -> bool:
-    """What was to be removed is not there. Of a DELETE's 404 some services give no code."""
-    return isinstance(error, (NotFound, NoSuchUpload)) or (error.status == 404 and isinstance(error, BadReply))
+    """What was to be removed is not there, in S3's own words: a proxy's 404 does not count."""
+    return isinstance(error, (NotFound, NoSuchUpload))
 
 
 def is_unknown(error: S3Error) -> bool:

@@ -132,6 +132,11 @@ class S3Client:
         numbers["waiting"] = self._transfers.waiting
         return numbers
 
+    @property
+    def clock_difference_s(self) -> float | None:
+        """The service's clock (the Date of its last answer) minus this machine's; None before the first answer."""
+        return self._transfers.clock_difference_s
+
     def set_credentials(self, access_key_id: str, secret: bytes, token: str | None = None) -> None:
         """Sign everything from the next attempt on with these."""
         self._engine.set_credentials(access_key_id, secret, token)

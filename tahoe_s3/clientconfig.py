@@ -24,7 +24,8 @@ class ClientConfig:
     """Put before every key; ends with "/" unless empty."""
     ca_file: str | None = None
     """A bundle of certificates in PEM to trust instead of the system's."""
-    proxy: str = ""
+    proxy: str = field(default="", repr=False)
+    """http://[user:password@]host:port, empty for none; the environment is never looked at."""
     max_connections: int = 32
     max_queue: int = 1024
     """Most requests inside the engine."""

@@ -8,6 +8,7 @@ emptied in order of priority whenever something of the engine's has ended.
 from __future__ import annotations
 
 from collections import deque
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Callable, Final, Literal, Protocol
 
 from twisted.internet.defer import Deferred
@@ -27,6 +28,9 @@ Priority = Literal[0, 1, 2]
 PRIORITIES: Final = 3
 EVENTS_A_TURN: Final = 128
 """Events handled in one turn of the reactor, so that a flood of answers does not starve other readers."""
+NO_MEMORY_PAUSE_S: Final = 0.5
+SKEW_TOLD_S: Final = 60
+"""A difference of clocks is worth a line in the log when it changed by this much."""
 
 
 class DelayedCall(Protocol):
@@ -100,11 +104,16 @@ class Call:
             self.deferred.callback(result)
 
 
+def _utc(time_s: float) -> str:
+    return datetime.fromtimestamp(time_s, timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
 class Counters:
     """What was asked of the service since the start; the status page and the tests read it.
 
     requests: by operation's name, every attempt counted. errors: by operation's name, after all attempts; a 404 is
-    an answer and not counted. last_error: the newest of these, last_error_at_s when (the reactor's clock).
+    an answer and not counted. last_error: the newest of these, last_error_at_s when, last_answer_at_s when
+    the service last said anything (the reactor's clock; 0.0: never).
     """
 
     def __init__(self) -> None:
@@ -135,6 +144,8 @@ class Transfers:
         self._in_flight: dict[int, Call] = {}
         self._closed = False
         self._submitting = False
+        self._skew_s = 0
+        self.clock_difference_s: float | None = None
         self.counters = Counters()
         self.on_budget_wait: Callable[[int], None] | None = None
         reactor.addReader(self)
@@ -158,7 +169,12 @@ class Transfers:
         if self._closed:
             return
         in_flight = self._in_flight
-        for event in self._engine.drain(EVENTS_A_TURN):
+        try:
+            events = self._engine.drain(EVENTS_A_TURN)
+        except MemoryError:
+            self._reactor.callLater(NO_MEMORY_PAUSE_S, self.doRead)  # nothing was lost: the engine keeps them
+            return
+        for event in events:
             if event.final:
                 call = in_flight.pop(event.id, None)
                 if call is not None:
@@ -182,8 +198,12 @@ class Transfers:
         name = call.operation
         counters.requests[name] = counters.requests.get(name, 0) + event.attempts
         failure = event.failure
-        if failure is None or failure.status:
-            counters.last_answer_at_s = self._reactor.seconds()
+        if event.server_time_s is not None:
+            now_s = self._reactor.seconds()
+            counters.last_answer_at_s = now_s
+            self.clock_difference_s = event.server_time_s - now_s
+        if abs(event.skew_s - self._skew_s) > SKEW_TOLD_S:
+            self._tell_skew(event.skew_s)
         if failure is None:
             call.finish(event)
             return
@@ -193,6 +213,16 @@ class Transfers:
             counters.last_error = error
             counters.last_error_at_s = self._reactor.seconds()
         call.finish(error)
+
+    def _tell_skew(self, skew_s: int) -> None:
+        """The service refused this machine's time; the engine signs with the service's from now on."""
+        self._skew_s = skew_s
+        here = self._reactor.seconds()
+        self.log.warn(
+            "This machine's clock ({here}) and that of the S3 service ({there}) differ by {skew_s} seconds. Requests "
+            "are signed with the service's time; set this machine's clock right.",
+            here=_utc(here), there=_utc(here + skew_s), skew_s=skew_s,
+        )
 
     # requests
 
@@ -226,12 +256,16 @@ class Transfers:
             delay_s = max(0.0, call.deadline_at_s - self._reactor.seconds())
             call.timer = self._reactor.callLater(delay_s, self._late, call)
         if call.window_bytes and self.on_budget_wait is not None:
-            self.on_budget_wait(call.window_bytes)
+            try:
+                self.on_budget_wait(call.window_bytes)
+            except Exception:
+                self.log.failure("whoever was asked for memory failed")
 
     def _late(self, call: Call) -> None:
         call.timer = None
         self._forget_waiting(call)
         call.fail_with(Unavailable, "the deadline passed before there was room to send it", kind="timeout")
+        self.submit_waiting()
 
     def _forget_waiting(self, call: Call) -> None:
         queue = self._queues[call.priority][1 if call.window_bytes else 0]
@@ -301,9 +335,11 @@ class Transfers:
             return
         if call.id:
             self._engine.cancel(call.id)
+            call.fail_with(Cancelled, "cancelled by the caller", kind="cancelled")
         else:
             self._forget_waiting(call)
-        call.fail_with(Cancelled, "cancelled by the caller", kind="cancelled")
+            call.fail_with(Cancelled, "cancelled by the caller", kind="cancelled")
+            self.submit_waiting()
 
     # the end
 

@@ -264,10 +264,10 @@ PyObject *ts3_py_convert_event(struct ts3_py_state *state, struct ts3_event *eve
     if (!event->final) {
         PyObject *items[] = {PyLong_FromUnsignedLongLong(event->id), Py_NewRef(Py_False), Py_NewRef(Py_None),
                              PyLong_FromLong(0), Py_NewRef(Py_None), Py_NewRef(Py_None), Py_NewRef(Py_None),
-                             Py_NewRef(Py_None), Py_NewRef(Py_None), Py_NewRef(state->empty),
+                             Py_NewRef(Py_None), PyLong_FromLong(0), Py_NewRef(Py_None), Py_NewRef(state->empty),
                              Py_NewRef(state->empty), PyLong_FromLong(0), PyLong_FromLong(0), PyLong_FromLong(0),
                              PyLong_FromLong(0)};
-        return ts3_py_convert_row(state->event_type, items, 15);
+        return ts3_py_convert_row(state->event_type, items, (Py_ssize_t)(sizeof(items) / sizeof(*items)));
     }
     PyObject *items[] = {
         PyLong_FromUnsignedLongLong(event->id),
@@ -278,6 +278,7 @@ PyObject *ts3_py_convert_event(struct ts3_py_state *state, struct ts3_event *eve
         event->size == TS3_SIZE_NONE ? Py_NewRef(Py_None) : PyLong_FromUnsignedLongLong(event->size),
         time_from(event->modified_s),
         time_from(event->server_time_s),
+        PyLong_FromLongLong(event->skew_s),
         value_from(state, event, strip),
         id_text_from(state, event->request_id),
         id_text_from(state, event->host_id),
@@ -286,5 +287,5 @@ PyObject *ts3_py_convert_event(struct ts3_py_state *state, struct ts3_event *eve
         PyLong_FromLongLong(event->first_byte_us),
         PyLong_FromLongLong(event->total_us),
     };
-    return ts3_py_convert_row(state->event_type, items, 15);
+    return ts3_py_convert_row(state->event_type, items, (Py_ssize_t)(sizeof(items) / sizeof(*items)));
 }

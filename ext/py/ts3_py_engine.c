@@ -410,6 +410,20 @@ static PyObject *engine_drain(PyObject *object, PyObject *const *args, Py_ssize_
     return list;
 }
 
+static PyObject *engine_region(PyObject *object, PyObject *Py_UNUSED(none))
+{
+    struct ts3_py_engine *self = (struct ts3_py_engine *)object;
+    struct ts3_engine_stats stats;
+    if (!ts3_py_engine_get(self)) {
+        return NULL;
+    }
+    enum ts3_err err = ts3_engine_stats(self->engine, &stats);
+    if (err != TS3_OK) {
+        return ts3_py_module_raise(self->state, err, "region");
+    }
+    return PyUnicode_FromString(stats.region);
+}
+
 static PyObject *engine_stats(PyObject *object, PyObject *Py_UNUSED(none))
 {
     struct ts3_py_engine *self = (struct ts3_py_engine *)object;
@@ -473,6 +487,7 @@ static PyMethodDef engine_methods[] = {
      "\n--\n\nHand in a request; returns its id. Never blocks."},
     {"cancel", engine_cancel, METH_O, "cancel(id)\n--\n\nAsk for an early end; the final event still comes."},
     {"drain", AS_METHOD(engine_drain), METH_FASTCALL, "drain(max_events=64)\n--\n\nEvents that wait, oldest first."},
+    {"region", engine_region, METH_NOARGS, "region()\n--\n\nThe region that requests are signed for."},
     {"stats", engine_stats, METH_NOARGS, "stats()\n--\n\nNumbers by name."},
     {"close", engine_close, METH_NOARGS, "close()\n--\n\nEnd every request and the threads; idempotent."},
     {NULL, NULL, 0, NULL},

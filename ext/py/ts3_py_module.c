@@ -162,7 +162,7 @@ static const struct row_spec ROWS[] = {
     {offsetof(struct ts3_py_state, failure_type), "Failure",
      "kind outcome status code message server_time_s region", "Why a request failed."},
     {offsetof(struct ts3_py_state, event_type), "Event",
-     "id final failure status etag size modified_s server_time_s value request_id host_id attempts queued_us "
+     "id final failure status etag size modified_s server_time_s skew_s value request_id host_id attempts queued_us "
      "first_byte_us total_us",
      "What the engine has to say of a request."},
     {offsetof(struct ts3_py_state, file_region_type), "FileRegion", "fd offset length",
