@@ -4,35 +4,20 @@
  * insertion, since there are few of each. See ts3_sigv4.h. */
 #include "core/ts3_sigv4.h"
 
-#include <openssl/crypto.h>
-
-#include "core/ts3_hmac.h"
+#include "core/ts3_sigv4_key.h"
 #include "core/ts3_uri.h"
 
-enum { OWN_HEADERS = 3, METHOD_MAX = 16, DAY_LEN = 8, AMZ_DATE_LEN = 16, SUM_HEX_LEN = 64 };
+enum { OWN_HEADERS = 3, METHOD_MAX = 16, AMZ_DATE_LEN = 16, SUM_HEX_LEN = 64 };
 
 #define ALGORITHM "AWS4-HMAC-SHA256"
 #define TERMINATOR "aws4_request"
-
-/* What the cached key was derived from. */
-struct key_source {
-    char day[DAY_LEN];
-    char region[TS3_SIGV4_MAX_SCOPE];
-    size_t region_len;
-    char service[TS3_SIGV4_MAX_SCOPE];
-    size_t service_len;
-    char secret[TS3_SIGV4_MAX_SECRET];
-    size_t secret_len;
-};
 
 struct ts3_sigv4 {
     const struct ts3_alloc *alloc;
     struct ts3_buf canonical;
     struct ts3_buf scratch; /* lower-case header names, encoded query; then the string to sign */
     struct ts3_sha256 hash;
-    struct ts3_hmac hmac; /* keyed with the signing key of source, while has_key */
-    bool has_key;
-    struct key_source source;
+    struct ts3_sigv4_key key;
     struct ts3_pair pairs[TS3_SIGV4_MAX_PAIRS + OWN_HEADERS];
 };
 
@@ -71,7 +56,7 @@ enum ts3_err ts3_sigv4_new(const struct ts3_alloc *alloc, const struct ts3_diges
     ts3_buf_init(&made->scratch, alloc, TS3_SIGV4_MAX_CANONICAL);
     enum ts3_err err = ts3_sha256_init(digest, &made->hash);
     if (!err)
-        err = ts3_hmac_init(digest, &made->hmac);
+        err = ts3_sigv4_key_init(digest, &made->key);
     if (err) {
         ts3_sigv4_free(made);
         return err;
@@ -82,8 +67,7 @@ enum ts3_err ts3_sigv4_new(const struct ts3_alloc *alloc, const struct ts3_diges
 
 void ts3_sigv4_forget(struct ts3_sigv4 *signer)
 {
-    signer->has_key = false;
-    OPENSSL_cleanse(&signer->source, sizeof(signer->source));
+    ts3_sigv4_key_forget(&signer->key);
 }
 
 void ts3_sigv4_free(struct ts3_sigv4 *signer)
@@ -94,7 +78,7 @@ void ts3_sigv4_free(struct ts3_sigv4 *signer)
     ts3_buf_cleanse(&signer->canonical);
     ts3_buf_cleanse(&signer->scratch);
     ts3_sha256_free(&signer->hash);
-    ts3_hmac_free(&signer->hmac);
+    ts3_sigv4_key_free(&signer->key);
     ts3_alloc_cleanse(signer->alloc, signer, sizeof(*signer));
 }
 
@@ -105,15 +89,32 @@ struct ts3_str ts3_sigv4_canonical(const struct ts3_sigv4 *signer)
 
 /* ---- what a request may hold ---- */
 
-/* Not empty, printable ASCII, no space and neither of the two (which may be '\0'). The loops of
- * these checks do not branch, since they run over every request. */
+/* Whether any byte is a space, a control character or DEL; eight at a time, since host and header
+ * values of every request pass here. */
+static bool has_blank(struct ts3_str str)
+{
+    const uint64_t ones = UINT64_MAX / 255, tops = ones * 0x80;
+    uint64_t found = 0;
+    size_t i = 0;
+    for (; str.len - i >= 8; i += 8) {
+        uint64_t x, del;
+        memcpy(&x, str.data + i, 8);
+        del = x ^ ones * 0x7f;
+        found |= (x - ones * 0x21) & ~x; /* top bit set: a byte below 0x21 */
+        found |= (del - ones) & ~del;    /* top bit set: a byte of 0x7f */
+    }
+    bool blank = (found & tops) != 0;
+    for (; i < str.len; i++)
+        blank |= ((unsigned char)str.data[i] <= ' ') | (str.data[i] == 0x7f);
+    return blank;
+}
+
+/* Not empty, printable ASCII, no space and neither of the two. */
 static bool is_plain(struct ts3_str str, char but, char nor)
 {
-    bool good = str.len > 0;
-    for (size_t i = 0; i < str.len; i++) {
-        char c = str.data[i];
-        good &= (c > ' ') & (c < 0x7f) & (c != but) & (c != nor);
-    }
+    bool good = str.len > 0 && !has_blank(str);
+    for (size_t i = 0; i < str.len; i++)
+        good &= ((unsigned char)str.data[i] < 0x80) & (str.data[i] != but) & (str.data[i] != nor);
     return good;
 }
 
@@ -128,7 +129,8 @@ static bool is_method(struct ts3_str method)
 static bool is_payload(struct ts3_str payload)
 {
     bool good = payload.len == SUM_HEX_LEN;
-    if (ts3_str_eq(payload, TS3_STR(TS3_UNSIGNED_PAYLOAD)))
+    if (ts3_str_eq(payload, TS3_STR(TS3_UNSIGNED_PAYLOAD)) ||
+        ts3_str_eq(payload, TS3_STR(TS3_SHA256_EMPTY)))
         return true;
     for (size_t i = 0; good && i < SUM_HEX_LEN; i++) {
         char c = payload.data[i];
@@ -155,10 +157,10 @@ static enum ts3_err check(const struct ts3_sigv4_request *request)
         service.len > TS3_SIGV4_MAX_SCOPE || request->access_key_id.len > TS3_SIGV4_MAX_KEY_ID ||
         request->secret.len > TS3_SIGV4_MAX_SECRET)
         return TS3_ELIMIT;
-    if (!is_method(request->method) || !is_plain(request->host, '\0', '\0') ||
+    if (!is_method(request->method) || !is_plain(request->host, '/', ',') ||
         (request->path.len && request->path.data[0] != '/') || !is_payload(request->payload) ||
         !is_plain(request->region, '/', ',') || !is_plain(service, '/', ',') ||
-        !is_plain(request->access_key_id, ',', '\0') || request->secret.len == 0)
+        !is_plain(request->access_key_id, ',', ',') || request->secret.len == 0)
         return TS3_EINVAL;
     return TS3_OK;
 }
@@ -214,10 +216,8 @@ static enum ts3_err put_folded(struct ts3_buf *buf, struct ts3_str value)
 {
     char *start = buf->data + buf->len;
     char *to = start;
-    bool gap = false, simple = true;
-    for (size_t i = 0; i < value.len; i++)
-        simple &= ((unsigned char)value.data[i] > ' ') & (value.data[i] != 0x7f);
-    if (simple) {
+    bool gap = false;
+    if (!has_blank(value)) {
         put(buf, value);
         return TS3_OK;
     }
@@ -401,65 +401,12 @@ static enum ts3_err put_headers(struct ts3_sigv4 *signer, const struct ts3_sigv4
     return TS3_OK;
 }
 
-/* ---- the key ---- */
-
-static bool is_current(const struct ts3_sigv4 *signer, const struct ts3_sigv4_request *request,
-                       const char *day)
-{
-    const struct key_source *source = &signer->source;
-    return signer->has_key && memcmp(source->day, day, DAY_LEN) == 0 &&
-           ts3_str_eq(request->region, (struct ts3_str){source->region, source->region_len}) &&
-           ts3_str_eq(service_of(request),
-                      (struct ts3_str){source->service, source->service_len}) &&
-           request->secret.len == source->secret_len &&
-           memcmp(request->secret.data, source->secret, source->secret_len) == 0;
-}
-
-/* The next key of the chain: the sum of bytes under the key before. */
-static enum ts3_err next_key(struct ts3_hmac *hmac, struct ts3_str bytes)
-{
-    unsigned char sum[TS3_SHA256_BYTES];
-    enum ts3_err err = ts3_hmac_sum(hmac, bytes.data, bytes.len, sum);
-    if (!err)
-        err = ts3_hmac_key(hmac, sum, sizeof(sum));
-    OPENSSL_cleanse(sum, sizeof(sum));
-    return err;
-}
-
-static enum ts3_err derive(struct ts3_sigv4 *signer, const struct ts3_sigv4_request *request,
-                           const char *day)
-{
-    struct key_source *source = &signer->source;
-    struct ts3_str service = service_of(request);
-    char first[4 + TS3_SIGV4_MAX_SECRET] = {'A', 'W', 'S', '4'};
-    ts3_sigv4_forget(signer);
-    memcpy(first + 4, request->secret.data, request->secret.len);
-    enum ts3_err err = ts3_hmac_key(&signer->hmac, first, 4 + request->secret.len);
-    OPENSSL_cleanse(first, sizeof(first));
-    if (!err)
-        err = next_key(&signer->hmac, (struct ts3_str){day, DAY_LEN});
-    if (!err)
-        err = next_key(&signer->hmac, request->region);
-    if (!err)
-        err = next_key(&signer->hmac, service);
-    if (!err)
-        err = next_key(&signer->hmac, TS3_STR(TERMINATOR));
-    if (err)
-        return err;
-    memcpy(source->day, day, DAY_LEN);
-    memcpy(source->region, request->region.data, source->region_len = request->region.len);
-    memcpy(source->service, service.data, source->service_len = service.len);
-    memcpy(source->secret, request->secret.data, source->secret_len = request->secret.len);
-    signer->has_key = true;
-    return TS3_OK;
-}
-
 /* ---- the signature ---- */
 
 /* day/region/service/aws4_request */
 static void put_scope(struct ts3_buf *buf, const struct ts3_sigv4_request *request, const char *day)
 {
-    put(buf, (struct ts3_str){day, DAY_LEN});
+    put(buf, (struct ts3_str){day, TS3_SIGV4_DAY_LEN});
     put_char(buf, '/');
     put(buf, request->region);
     put_char(buf, '/');
@@ -480,9 +427,15 @@ static enum ts3_err compute(struct ts3_sigv4 *signer, const struct ts3_sigv4_req
 {
     unsigned char sum[TS3_SHA256_BYTES];
     char hex[TS3_SHA256_HEX_BYTES];
+    const struct ts3_sigv4_source source = {
+        .secret = request->secret,
+        .day = {amz_date, TS3_SIGV4_DAY_LEN},
+        .region = request->region,
+        .service = service_of(request),
+    };
     enum ts3_err err = hash_canonical(signer, hex);
-    if (!err && !is_current(signer, request, amz_date))
-        err = derive(signer, request, amz_date);
+    if (!err)
+        err = ts3_sigv4_key_use(&signer->key, &source);
     ts3_buf_reset(&signer->scratch);
     if (!err)
         err = ts3_buf_reserve(&signer->scratch, 2 * TS3_SIGV4_MAX_SCOPE + 256);
@@ -494,7 +447,7 @@ static enum ts3_err compute(struct ts3_sigv4 *signer, const struct ts3_sigv4_req
     put_scope(&signer->scratch, request, amz_date);
     put_char(&signer->scratch, '\n');
     put(&signer->scratch, (struct ts3_str){hex, SUM_HEX_LEN});
-    err = ts3_hmac_sum(&signer->hmac, signer->scratch.data, signer->scratch.len, sum);
+    err = ts3_hmac_sum(&signer->key.hmac, signer->scratch.data, signer->scratch.len, sum);
     if (!err)
         ts3_hex_encode(sum, sizeof(sum), signature);
     return err;

@@ -321,6 +321,36 @@ TEST(sigv4_refuses_what_cannot_be_sent)
     tear_down(&bench);
 }
 
+/* Every byte at every place of a value that is checked eight bytes at a time. */
+TEST(sigv4_every_byte_in_a_value)
+{
+    struct bench bench;
+    set_up(&bench);
+    for (int c = 0; c < 256; c++) {
+        for (size_t at = 0; at < 13; at++) {
+            char value[] = "\xff~!a\x80zzz~\xa1!-\xfe";
+            char line[40];
+            struct ts3_pair header = {TS3_STR("z"), {value, sizeof(value) - 1}};
+            struct ts3_sigv4_request request = plain_request();
+            bool blank = c == ' ' || c == '\t', bad = (c < ' ' && !blank) || c == 0x7f;
+            value[at] = (char)c;
+            request.headers = &header;
+            request.header_count = 1;
+            ts3_test_label("byte %d at %zu", c, at);
+            CHECK_INT(ts3_sigv4_sign(bench.signer, &request, &bench.out),
+                      bad ? TS3_EINVAL : TS3_OK);
+            if (blank)
+                value[at] = ' ';
+            snprintf(line, sizeof(line), "\nz:%s", blank && at == 0 ? value + 1 : value);
+            if (blank && at == 12)
+                line[strlen(line) - 1] = '\0';
+            strcat(line, "\n\n");
+            CHECK(bad || strstr(ts3_sigv4_canonical(bench.signer).data, line));
+        }
+    }
+    tear_down(&bench);
+}
+
 TEST(sigv4_limits)
 {
     static char filler[TS3_SIGV4_MAX_CANONICAL];
