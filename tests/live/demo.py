@@ -48,6 +48,8 @@ class Demo:
         self.files: dict[str, bytes] = {}
         self.children: dict[str, bytes] = {}
         self.folder_cap = ""
+        self.stored: dict[str, list[str]] = {"CHK": [], "SDMF": [], "MDMF": []}
+        """Keys of the share objects by the kind of file they belong to."""
         self.within_budget = True
         backend = S3Backend(proxy.url, BUCKET, service.access_key_id, service.secret)
         with self.phase("start the node on an empty bucket"):
@@ -77,8 +79,11 @@ class Demo:
         """Keys and sizes, asked of SeaweedFS itself, not through the proxy."""
         return self.service.objects(BUCKET)
 
-    def new_sizes(self, before: dict[str, int]) -> list[int]:
-        return [size for key, size in self.objects().items() if key not in before]
+    def note_new(self, kind: str, before: dict[str, int]) -> list[int]:
+        """Remembers the keys that were not there before; their sizes."""
+        new = {key: size for key, size in self.objects().items() if key not in before}
+        self.stored[kind] += new
+        return list(new.values())
 
     def store_files(self) -> None:
         for size in SIZES_BYTES:
@@ -88,13 +93,14 @@ class Demo:
             before, body = self.objects(), os.urandom(size)
             with self.phase(f"store a file of {size:,} bytes over {over}", exact=True) as allowed:
                 self.files[client.put(body)] = body
-                allowed.update(budget.of_upload(self.new_sizes(before)))
+                allowed.update(budget.of_upload(self.note_new("CHK", before)))
 
     def store_mutable(self, kind: str) -> None:
-        body = os.urandom(MUTABLE_BYTES)
+        body, before = os.urandom(MUTABLE_BYTES), self.objects()
         with self.phase(f"create an {kind} file of {MUTABLE_BYTES:,} bytes", exact=True) as allowed:
             cap = self.http.put(body, kind=kind)
             allowed["PutObject"] = SHARES[2]
+        self.note_new(kind, before)
         for client, over in ((self.http, "HTTP"), (self.foolscap, "Foolscap")):
             body = os.urandom(MUTABLE_BYTES + 1000)
             with self.phase(f"change it over {over}", exact=True) as allowed:
@@ -105,23 +111,37 @@ class Demo:
     def store_folder(self) -> None:
         self.children = {f"child {number:02}": os.urandom(CHILD_BYTES) for number in range(CHILDREN)}
         with self.phase(f"store a directory of {CHILDREN} files", exact=True) as allowed:
+            before = self.objects()
             caps = {name: self.http.put(body) for name, body in self.children.items()}
+            self.note_new("CHK", before)
+            before = self.objects()
             self.folder_cap = self.http.make_folder(caps)
+            self.note_new("SDMF", before)
             allowed["PutObject"] = (CHILDREN + 1) * SHARES[2]
 
-    def read_all(self, when: str) -> None:
-        """Everything, over both protocols; a client reads as many shares of a file as it needs."""
-        for client, over in ((self.http, "HTTP"), (self.foolscap, "Foolscap")):
+    def read_all(self, when: str, *, first: str = "HTTP") -> None:
+        """Everything, over both protocols; the second may find the first one's shares in the node's cache."""
+        clients = {"HTTP": self.http, "Foolscap": self.foolscap}
+        for over in sorted(clients, key=lambda name: name != first):
+            client = clients[over]
             with self.phase(f"read all back over {over}, {when}") as allowed:
                 for cap, body in self.files.items():
                     require(client.get(cap) == body, f"{len(body)} bytes over {over}, {when}")
                 require(client.folder_names(self.folder_cap) == sorted(self.children), "names in the directory")
                 for name, body in self.children.items():
                     require(client.get(self.folder_cap, name) == body, f"{name} over {over}, {when}")
-                allowed.update(budget.of_reads(self.share_sizes()))
+                allowed.update(self.read_budget())
 
-    def share_sizes(self) -> list[int]:
-        return [size for key, size in self.objects().items() if key.startswith("shares/")]
+    def read_budget(self) -> dict[str, int]:
+        """A client reads as many shares of an immutable file as it needs, and looks at every share of a mutable one."""
+        sizes, read = self.objects(), []
+        for kind, keys in self.stored.items():
+            slots: dict[str, list[int]] = {}
+            for key in keys:
+                slots.setdefault(key.rpartition("/")[0], []).append(sizes[key])
+            for slot in slots.values():
+                read += slot[: SHARES[0]] if kind == "CHK" else slot
+        return budget.of_reads(read)
 
     def restart(self, *, without_local_state: bool) -> None:
         self.server.stop()
@@ -148,17 +168,14 @@ class Demo:
 
     def dump_shares(self, folder: Path) -> None:
         """One share of each kind, fetched as an object, is a share file to Tahoe's own tool."""
-        seen: dict[str, str] = {}
-        for key in self.objects():
-            if key.startswith("shares/") and len(seen) < 3:
-                path = folder / key
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(self.service.read(BUCKET, key))
-                told = dump_share(path)
-                kind = next((word for word in ("SDMF", "MDMF") if f"share_type: {word}" in told), "CHK")
-                require("verify-cap: URI:" in told, f"dump-share of {key}")
-                seen.setdefault(kind, key)
-        say(f"tahoe debug dump-share accepts {', '.join(f'{kind} {key}' for kind, key in seen.items())}")
+        for kind, keys in self.stored.items():
+            path = folder / keys[-1]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(self.service.read(BUCKET, keys[-1]))
+            told = dump_share(path)
+            cap = next((line.strip() for line in told.splitlines() if "verify-cap: URI:" in line), "")
+            require(bool(cap), f"dump-share of {keys[-1]}")
+            say(f"tahoe debug dump-share of {keys[-1]} ({kind}): {cap}")
 
     def run(self, folder: Path) -> None:
         self.store_files()
@@ -168,7 +185,7 @@ class Demo:
         self.read_all("at once")
         self.show_bucket()
         self.restart(without_local_state=False)
-        self.read_all("after a restart")
+        self.read_all("after a restart", first="Foolscap")
         self.restart(without_local_state=True)
         self.read_all("after losing the local storage folder")
         self.dump_shares(folder / "fetched")
