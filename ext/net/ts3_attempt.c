@@ -242,6 +242,9 @@ void ts3_attempt_on_connected(struct ts3_loop *loop, struct ts3_slot *slot)
     if (slot->connected) {
         /* libcurl found its idle connection dead after sending, and sends again on a new one by itself. */
         request->unknown = true;
+        request->attempts++;
+        atomic_fetch_add(&loop->attempts, 1);
+        atomic_fetch_add(&loop->retries, 1);
     } else {
         slot->connected = true;
         loop->connecting--;

@@ -407,6 +407,8 @@ enum ts3_err ts3_engine_stats(struct ts3_engine *engine, struct ts3_engine_stats
     stats->loop_max_us = atomic_exchange(&loop->busy_max_us, 0);
     stats->skew_s = atomic_load(&loop->skew_s);
     stats->skew_adopted = atomic_load(&loop->skew_adopted);
+    const char *region = atomic_load(&loop->region_adopted) ? loop->region : loop->site->region;
+    (void)strncpy(stats->region, region, sizeof stats->region - 1);
     pthread_mutex_lock(&engine->mutex);
     memcpy(stats->requests, engine->submitted, sizeof stats->requests);
     uint64_t unfinished = engine->unfinished;

@@ -197,6 +197,7 @@ struct ts3_engine_stats {
     uint64_t loop_max_us; /* the longest the loop was away from its poll, since the last call */
     int64_t skew_s;
     bool skew_adopted;    /* the service refused the local clock at least once */
+    char region[64];      /* requests are signed for it: the configured one, or the one that the service named */
 };
 
 /* why (may be NULL) gets one sentence, NUL-terminated, naming what is wrong with the configuration. */

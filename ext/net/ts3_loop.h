@@ -54,8 +54,8 @@ struct ts3_loop {
     struct ts3_sigv4 *signer;
     struct ts3_sigv4_out signed_out;
     struct ts3_creds creds; /* our copy, refreshed when the engine's is newer */
-    char region[64];
-    bool region_adopted;
+    char region[64];            /* written once more at the most, just before region_adopted is set */
+    atomic_bool region_adopted; /* then other threads may read region */
     struct ts3_retry_quota quota;
     struct ts3_rand rand;
     struct ts3_rand_state rand_state;

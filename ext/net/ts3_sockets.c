@@ -156,6 +156,16 @@ CURLMcode ts3_sockets_attach_multi(struct ts3_sockets *sockets, CURLM *multi)
     return code == CURLM_OK ? curl_multi_setopt(multi, CURLMOPT_SOCKETDATA, sockets) : code;
 }
 
+/* libcurl holds a connection for dead only when nothing is left to be read behind its end. */
+static void kill_socket(curl_socket_t fd)
+{
+    char unread[4096];
+    (void)shutdown(fd, SHUT_RDWR);
+    for (int i = 0; i < 256; i++)
+        if (recv(fd, unread, sizeof unread, MSG_DONTWAIT) <= 0)
+            return;
+}
+
 void ts3_sockets_sweep(struct ts3_sockets *sockets)
 {
     if (sockets->idle_count == 0)
@@ -179,7 +189,7 @@ void ts3_sockets_sweep(struct ts3_sockets *sockets)
     for (nfds_t i = 0; i < count; i++) {
         if (sockets->polls[i].revents == 0)
             continue;
-        (void)shutdown(sockets->polls[i].fd, SHUT_RDWR);
+        kill_socket(sockets->polls[i].fd);
         struct ts3_socket *entry = *find(sockets, sockets->polls[i].fd);
         set_idle(sockets, entry, false); /* nothing to be looked at again */
         atomic_fetch_add(&sockets->stale_total, 1);

@@ -118,7 +118,10 @@ static void read_answer(struct ts3_loop *loop, struct ts3_request *request)
 {
     struct ts3_fault *fault = &request->fault;
     if (!request->answer.complete_head) {
-        ts3_request_fault(request, TS3_KIND_PROTOCOL, TS3_TRANSPORT_PROTOCOL, false, "the answer has no HTTP status");
+        if (request->answer.status != 0)
+            ts3_request_fault(request, TS3_KIND_TRANSPORT, TS3_TRANSPORT_RECEIVE, false, "the answer was cut short");
+        else
+            ts3_request_fault(request, TS3_KIND_PROTOCOL, TS3_TRANSPORT_PROTOCOL, false, "the answer is not HTTP");
         return;
     }
     bool late = fault->set && (fault->transport == TS3_TRANSPORT_SEND || fault->transport == TS3_TRANSPORT_RECEIVE);
@@ -167,10 +170,10 @@ static bool adopt_region(struct ts3_loop *loop, struct ts3_request *request)
     if (request->region_tried || !is_region(request->region) || strcmp(request->region, request->signed_region) == 0)
         return false;
     if (strcmp(loop->region, request->region) != 0) {
-        if (loop->region_adopted)
+        if (atomic_load(&loop->region_adopted))
             return false;
         memcpy(loop->region, request->region, sizeof loop->region);
-        loop->region_adopted = true;
+        atomic_store(&loop->region_adopted, true);
         ts3_sigv4_forget(loop->signer);
     }
     request->region_tried = true;
@@ -211,12 +214,20 @@ static bool wait_and_retry(struct ts3_loop *loop, struct ts3_request *request, e
     return true;
 }
 
+/* After these the connection is gone, or soon will be; another idle one may be no better. */
+static bool wants_fresh(const struct ts3_request *request)
+{
+    if (request->fault.set && request->fault.transport != TS3_TRANSPORT_OK)
+        return true;
+    return request->answer.status == 408 || strcmp(request->code, "RequestTimeout") == 0;
+}
+
 static bool try_again(struct ts3_loop *loop, struct ts3_request *request, enum ts3_retry_class what)
 {
     if (loop->closing)
         return false;
     bool again = false;
-    request->fresh = request->fault.set && request->fault.transport != TS3_TRANSPORT_OK;
+    request->fresh = wants_fresh(request);
     if (what == TS3_RETRY_SKEW || what == TS3_RETRY_REGION) {
         again = what == TS3_RETRY_SKEW ? adopt_skew(loop, request) : adopt_region(loop, request);
         if (again)

@@ -70,7 +70,7 @@ struct net_engine {
     struct ts3_engine *engine;
     struct ts3_engine_config config;
     struct ts3_clock clock; /* stands still until told otherwise, when config.clock points here */
-    struct ts3_rand rand;   /* always 0: retries come without delay */
+    struct ts3_rand rand;   /* such that retries come without delay */
     atomic_int_fast64_t now_us;
     atomic_int_fast64_t wall_s;
     char endpoint[64];
