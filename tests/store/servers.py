@@ -7,8 +7,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from allmydata.util.idlib import nodeid_b2a
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+
+from tahoe_s3.config import S3Config
 from tahoe_s3.server import S3StorageServer
 from tahoe_s3.store.keys import share_key
+from tahoe_s3.store.opening import open_store
+from tahoe_s3.store.store import Store
 
 from .helpers import NODEID, PART_BYTES, SI, Place, now
 from .memory_client import MemoryClient
@@ -62,3 +69,35 @@ class ServerPlace(Place):
         assert self.server._bucket_writers == {} and self.server.allocated_size() == 0
         assert self.clock.getDelayedCalls() == []
         assert list(self.store.incoming_dir.iterdir()) == []
+
+
+def reborn(client: MemoryClient) -> MemoryClient:
+    """The same bucket as another process sees it: objects and uploads, but no counts, holds and failures."""
+    fresh = MemoryClient()
+    fresh.objects, fresh.uploads, fresh.now_s = client.objects, client.uploads, client.now_s
+    fresh._serial = client._serial
+    return fresh
+
+
+def config_of(*, prefix: str = "", part_bytes: int = PART_BYTES, **options: Any) -> S3Config:
+    """A configuration that names no real service."""
+    values: dict[str, Any] = {
+        "access_key_id": "AKID", "secret": b"secret", "bucket": "bucket", "url": "http://127.0.0.1:1",
+        "region": "us-east-1", "region_is_explicit": False, "prefix": prefix, "path_style": True, "ca_bundle": None,
+        "max_connections": 8, "part_size_bytes": part_bytes, **options,
+    }  # fmt: skip
+    return S3Config(**values)
+
+
+def open_place(
+    client: MemoryClient, folder: Path, clock: Clock, *, has_run_before: bool = False, **options: Any
+) -> Deferred[Store]:
+    """A start of the node with NODEID on this bucket."""
+    return open_store(
+        clock,
+        config_of(**options),
+        nodeid=nodeid_b2a(NODEID),
+        local_dir=folder,
+        has_run_before=has_run_before,
+        make_client=lambda _reactor, _config: client.as_client(),
+    )
