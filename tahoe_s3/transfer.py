@@ -168,23 +168,29 @@ class Transfers:
         """Hand out what the engine has to say."""
         if self._closed:
             return
-        in_flight = self._in_flight
         try:
             events = self._engine.drain(EVENTS_A_TURN)
         except MemoryError:
             self._reactor.callLater(NO_MEMORY_PAUSE_S, self.doRead)  # nothing was lost: the engine keeps them
             return
         for event in events:
-            if event.final:
-                call = in_flight.pop(event.id, None)
-                if call is not None:
-                    self._final(call, event)
-            else:
-                call = in_flight.get(event.id)
-                if call is not None and call.on_progress is not None and not call.ended:
-                    self._progress(call)
+            try:
+                self._handle(event)
+            except Exception:
+                # Whatever went wrong with one request, the reactor must not drop this reader for it.
+                self.log.failure("an event of the engine could not be handled")
         if self._waiting:
             self.submit_waiting()
+
+    def _handle(self, event: Event) -> None:
+        if event.final:
+            call = self._in_flight.pop(event.id, None)
+            if call is not None:
+                self._final(call, event)
+        else:
+            call = self._in_flight.get(event.id)
+            if call is not None and call.on_progress is not None and not call.ended:
+                self._progress(call)
 
     def _progress(self, call: Call) -> None:
         try:
