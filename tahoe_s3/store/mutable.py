@@ -18,7 +18,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Collection, Generator, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, TypeVar
 
@@ -32,8 +32,8 @@ from tahoe_s3.client import Changed, GetResult, ObjectInfo, S3Error
 from tahoe_s3.store.cache import Copy, copy_file, file_digest
 from tahoe_s3.store.containers import (
     HEAD_BYTES,
+    MUTABLE_DATA_OFFSET,
     Container,
-    Head,
     inspect_bytes,
     inspect_file,
     needed_head_bytes,
@@ -60,20 +60,18 @@ FETCH_BYTES = 8 * 1024 * 1024
 INLINE_BYTES = 1024 * 1024
 
 ReadVector = Sequence[tuple[int, int]]
+Ranges = Callable[[int, int], list[tuple[int, int]]]
+"""(data offset, data length) -> (offset, length) of the object."""
 
 
-class Reading:
-    """The data of one share version: (offset, length) pairs of it become ranges of the object."""
-
-    def __init__(self, data_offset: int, data_length: int) -> None:
-        self._data_offset = data_offset
-        self._data_length = data_length
-
-    def range(self, offset: int, length: int) -> tuple[int, int]:
-        """Offset and length in the object, cut at the end of the data as MutableShareFile does."""
+def data_ranges(data_offset: int, data_length: int, readv: ReadVector) -> list[tuple[int, int]]:
+    """What a read vector asks for as ranges of the object, cut at the end of the data as MutableShareFile does."""
+    ranges = []
+    for offset, length in readv:
         precondition(offset >= 0)
         precondition(length >= 0)
-        return self._data_offset + offset, max(0, min(length, self._data_length - offset))
+        ranges.append((data_offset + offset, max(0, min(length, data_length - offset))))
+    return ranges
 
 
 @dataclass
@@ -130,8 +128,8 @@ class MutableSlots:
             return row.data_length
         lengths: list[int] = []
 
-        def look(head: Head) -> list[tuple[int, int]]:
-            lengths[:] = [head.data_length]
+        def look(_: int, data_length: int) -> list[tuple[int, int]]:
+            lengths[:] = [data_length]
             return []
 
         yield self._read_ranges(share, look)
@@ -141,25 +139,23 @@ class MutableSlots:
     def _readv_one(
         self, share: ShareId, readv: ReadVector
     ) -> Generator[Deferred[Any], Any, list[bytes] | None]:
-        def ranges(head: Head) -> list[tuple[int, int]]:
-            reading = Reading(head.data_offset, head.data_length)
-            return [reading.range(offset, length) for offset, length in readv]
-
         try:
-            pieces: list[bytes] = yield self._read_ranges(share, ranges)
+            pieces: list[bytes] = yield self._read_ranges(
+                share, lambda data_offset, data_length: data_ranges(data_offset, data_length, readv)
+            )
         except ShareGone:
             return None
         return pieces
 
     def _read_ranges(
-        self, share: ShareId, ranges: Callable[[Head], list[tuple[int, int]]]
+        self, share: ShareId, ranges: Ranges
     ) -> Deferred[list[bytes]]:
-        """The ranges of the object that `ranges` makes of its head, all of one version."""
+        """The ranges of the object that `ranges` makes of where its data is, all of one version."""
         return self._store.reads.versions.with_row(share, lambda row: self._read_version(share, row, ranges))
 
     @inlineCallbacks
     def _read_version(
-        self, share: ShareId, row: ShareRow, ranges: Callable[[Head], list[tuple[int, int]]]
+        self, share: ShareId, row: ShareRow, ranges: Ranges
     ) -> Generator[Deferred[Any], Any, list[bytes]]:
         self._require_mutable_row(share, row)
         key = share_key(*share)
@@ -169,14 +165,18 @@ class MutableSlots:
         if row.size <= SMALL_OBJECT_BYTES:
             data: bytes = yield self._fetch_small(share, row)
             head = parse_head(key, data[:HEAD_BYTES], object_size=len(data))
-            return [data[offset : offset + length] for offset, length in ranges(head)]
-        head, row = yield self._read_head(share, row)
-        pieces = yield all_of([self._store.reads.read_version(share, row, *piece) for piece in ranges(head)])
+            wanted = ranges(head.data_offset, head.data_length)
+            return [data[offset : offset + length] for offset, length in wanted]
+        if row.kind != MUTABLE or row.data_length is None or not row.etag_is_sure:
+            row = yield self._read_head(share, row)
+        assert row.data_length is not None
+        wanted = ranges(MUTABLE_DATA_OFFSET, row.data_length)
+        pieces = yield all_of([self._store.reads.read_version(share, row, *piece) for piece in wanted])
         return list(pieces)
 
     @inlineCallbacks
-    def _read_head(self, share: ShareId, row: ShareRow) -> Generator[Deferred[Any], Any, tuple[Head, ShareRow]]:
-        """The head of a large object; and its row, whose ETag is sure from here on."""
+    def _read_head(self, share: ShareId, row: ShareRow) -> Generator[Deferred[Any], Any, ShareRow]:
+        """Look at the head of a large object. Fires with its row, which is sure and knows the container now."""
         store, key = self._store, share_key(*share)
         generation = store.slots.generation(*share)
         start: bytes = yield store.reads.read_version(share, row, 0, needed_head_bytes(row.size))
@@ -188,7 +188,7 @@ class MutableSlots:
         store.reads.versions.learn(
             share, generation, etag=now.etag, size=now.size, kind=head.kind, data_length=head.data_length
         )
-        return head, now
+        return replace(now, kind=head.kind, data_length=head.data_length)
 
     def _require_mutable_row(self, share: ShareId, row: ShareRow) -> None:
         if row.kind == IMMUTABLE:
@@ -473,12 +473,13 @@ def _changed(key: str, message: str) -> Changed:
     return Changed(message, operation="GetObject", method="GET", key=key, kind="changed")
 
 
-def _read_file(key: str, path: Path, ranges: Callable[[Head], list[tuple[int, int]]]) -> list[bytes]:
+def _read_file(key: str, path: Path, ranges: Ranges) -> list[bytes]:
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         start = os.pread(fd, HEAD_BYTES, 0)
         require_mutable(key, start)
         head = parse_head(key, start, object_size=os.fstat(fd).st_size)
-        return [os.pread(fd, length, offset) for offset, length in ranges(head)]
+        wanted = ranges(head.data_offset, head.data_length)
+        return [os.pread(fd, length, offset) for offset, length in wanted]
     finally:
         os.close(fd)

@@ -62,9 +62,10 @@ class Shared(Generic[T]):
 
     def follow(self, work: Deferred[T]) -> None:
         """Take over its outcome, for the first and only time."""
-        work.addBoth(self._ended)
+        work.addBoth(self.finish)
 
-    def _ended(self, result: Any) -> None:
+    def finish(self, result: Any) -> None:
+        """This is the outcome: a result, or a Failure."""
         self.done, self._result = True, result
         waiters, self._waiters = self._waiters, []
         for waiter in waiters:

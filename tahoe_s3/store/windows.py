@@ -17,13 +17,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Generator
-from typing import Any, Callable
+from typing import Any, Callable, Final
 
 from allmydata.util.assertutil import precondition
-from twisted.internet.defer import Deferred, fail, inlineCallbacks
+from twisted.internet.defer import Deferred, fail, inlineCallbacks, succeed
 from twisted.python.failure import Failure
 
-from tahoe_s3.client import Changed, Download, ObjectInfo, S3Client
+from tahoe_s3.client import Cancelled, Changed, Download, ObjectInfo, Priority, S3Client
 from tahoe_s3.store.index import Index, ShareRow
 from tahoe_s3.store.keys import ShareId, share_key
 from tahoe_s3.store.readahead import FIRST_WINDOW_BYTES, MAX_WINDOW_BYTES, Plan, Range, Stream
@@ -35,15 +35,19 @@ DEFAULT_BUDGET_BYTES = 64 * 1024 * 1024
 WINDOW_OVERHEAD_BYTES = 4096
 #: Shares whose windows have all gone, of which it is still known how they were being read.
 MAX_RESTING = 1000
-INTERACTIVE = 0
-AHEAD = 2
+#: Seconds after which a window that was fetched ahead, and of which nothing has come, is asked for again as urgent
+#: by the first who waits for it: the request may not even have been sent.
+HURRY_AFTER_S = 2.0
+INTERACTIVE: Final = 0
+AHEAD: Final = 2
 
 
 class _Window:
     """One GET. `users` wait for it or copy from it now; `read_upto` is how far a reader got, in the object."""
 
-    def __init__(self, state: _ShareState, chosen: Range, download: Download) -> None:
+    def __init__(self, state: _ShareState, chosen: Range, priority: Priority, download: Download) -> None:
         self.state = state
+        self.priority = priority
         self.start = chosen.start
         self.stop = chosen.stop
         self.stream: Stream | None = chosen.stream
@@ -53,6 +57,7 @@ class _Window:
         self.read_upto = chosen.start
         self.is_open = True
         self.is_counted = False
+        self.hurry: Any = None
 
     @property
     def charge(self) -> int:
@@ -101,6 +106,7 @@ class ReadCache:
     ) -> None:  # fmt: skip
         self._client = client
         self._index = index
+        self._reactor = reactor
         self._slots = slots
         self._budget_bytes = budget_bytes
         self.versions = Versions(
@@ -123,7 +129,25 @@ class ReadCache:
     def read(self, share: ShareId, offset: int, length: int) -> Deferred[bytes]:
         """Bytes of the object (container and all), cut at its end. All of them are of one version."""
         precondition(offset >= 0 and length >= 0, offset, length)
+        data = self._read_now(share, offset, offset + length)
+        if data is not None:
+            return succeed(data)
         return self.versions.with_row(share, lambda row: self._read(share, row, offset, offset + length))
+
+    def _read_now(self, share: ShareId, position: int, end: int) -> bytes | None:
+        """The bytes, where they are all in one window: most reads of a client are, so this way is short."""
+        state, row = self._states.get(share), self._index.share(*share)
+        if state is None or row is None or state.etag is None or not state.fits(row):
+            return None
+        end = min(end, row.size)
+        window = state.covering(position) if position < end else None
+        if window is None or end - window.start > window.download.ready:
+            return None
+        self._hold(window)
+        data = self._copy(window, position, end)
+        self._hits += 1
+        self._fetch_ahead(window, end)
+        return data
 
     def read_version(self, share: ShareId, row: ShareRow, offset: int, length: int) -> Deferred[bytes]:
         """As read(), of the version that `row` names. Fails with what Versions.with_row handles, to be run in it."""
@@ -178,25 +202,45 @@ class ReadCache:
         try:
             if stop < end and state.etag is not None and state.covering(stop) is None:
                 self._open(state, stop, end)
-            if state.etag is not None and window.download.ready < needed:
-                yield window.download.when_ready(needed)
+            if state.etag is not None:
+                yield self._arrival(window, needed)
             if window.download.ready < needed or state.etag is None:
                 # Bytes of an unknown version wait for the end of the answer. So do those that an object which ended
                 # early does not have: its size then makes the read fail.
                 yield window.done.wait()
-            data: bytes = window.download.read(position - window.start, stop - position)
-            self._note(window, position, stop)
-        finally:
+        except BaseException:
             self._release(window)
+            raise
+        data = self._copy(window, position, stop)
         self._fetch_ahead(window, stop)
         return data
 
-    def _note(self, window: _Window, position: int, stop: int) -> None:
-        window.read_upto = max(window.read_upto, stop)
-        if window.is_spent:
-            self._stop_counting(window)
-        if window.stream is not None:
-            window.stream.note(position, stop)
+    @inlineCallbacks
+    def _arrival(self, window: _Window, needed: int) -> Generator[Deferred[Any], Any, None]:
+        """Wait until so many bytes have arrived, or all that will."""
+        while window.download.ready < needed:
+            download = window.download
+            if window.priority == AHEAD and download.ready == 0 and window.hurry is None:
+                window.hurry = self._reactor.callLater(HURRY_AFTER_S, self._hurry, window)
+            try:
+                yield download.when_ready(needed)
+                return
+            except Cancelled:
+                if window.download is download:
+                    raise
+
+    def _copy(self, window: _Window, position: int, stop: int) -> bytes:
+        """Take the bytes, which have arrived, and let go of the window."""
+        try:
+            data = window.download.read(position - window.start, stop - position)
+            window.read_upto = max(window.read_upto, stop)
+            if window.is_spent:
+                self._stop_counting(window)
+            if window.stream is not None:
+                window.stream.note(position, stop)
+        finally:
+            self._release(window)
+        return data
 
     def _fetch_ahead(self, window: _Window, position: int) -> None:
         """Start the window behind this one when a reader that goes forward is past its middle."""
@@ -237,43 +281,66 @@ class ReadCache:
             chosen = state.plan.choose(position, end, limit=FIRST_WINDOW_BYTES)
         return self._start(state, chosen, INTERACTIVE)
 
-    def _start(self, state: _ShareState, chosen: Range, priority: Any) -> _Window:
+    def _start(self, state: _ShareState, chosen: Range, priority: Priority) -> _Window:
         state.plan.took(chosen)
-        download = self._client.get_window(
-            state.key, offset=chosen.start, length=chosen.stop - chosen.start, expect_etag=state.etag or None,
-            priority=priority,
-        )  # fmt: skip
-        window = _Window(state, chosen, download)
+        window = _Window(state, chosen, priority, self._download(state, chosen.start, chosen.stop, priority))
         state.windows[window.start] = window
         self._resting.pop(state.share, None)
         self._bytes += window.charge
         self._windows += 1
-        self._gets += 1
         if window.stream is not None:
             window.is_counted = True
             self._being_read[state] = self._being_read.get(state, 0) + 1
         self._recent[window] = None
-        done: Deferred[ObjectInfo] = download.when_done()
-        done.addCallbacks(self._arrived, self._failed, callbackArgs=(window,), errbackArgs=(window,))
-        window.done.follow(done)
+        self._follow(window)
         return window
 
-    def _arrived(self, info: ObjectInfo, window: _Window) -> ObjectInfo:
-        state = window.state
-        if info.size != state.plan.size:
-            self._close(window)
-            raise Changed(f"{info.size} bytes, not {state.plan.size}", operation="GetObject", method="GET",
-                          key=state.key, kind="changed")  # fmt: skip
-        if state.etag is None and not state.is_dead:
-            state.etag = info.etag
-            self.versions.learn(
-                state.share, state.generation, etag=info.etag, size=info.size, modified_s=info.modified_s
-            )
-        return info
+    def _download(self, state: _ShareState, start: int, stop: int, priority: Priority) -> Download:
+        self._gets += 1
+        return self._client.get_window(
+            state.key, offset=start, length=stop - start, expect_etag=state.etag or None, priority=priority
+        )
 
-    def _failed(self, failure: Failure, window: _Window) -> Failure:
-        self._close(window)
-        return failure
+    def _follow(self, window: _Window) -> None:
+        download = window.download
+        download.when_done().addBoth(self._ended, window, download)
+
+    def _hurry(self, window: _Window) -> None:
+        """What was fetched ahead is waited for, and nothing has come: it may be queued behind all that is urgent."""
+        window.hurry = None
+        if window.is_open and window.users and window.download.ready == 0 and not window.done.done:
+            late, window.priority = window.download, INTERACTIVE
+            window.download = self._download(window.state, window.start, window.stop, INTERACTIVE)
+            self._follow(window)
+            late.close()
+
+    def _ended(self, result: ObjectInfo | Failure, window: _Window, download: Download) -> None:
+        """The GET has its outcome, for all who wait for the window."""
+        if window.download is not download:
+            return
+        if window.hurry is not None:
+            window.hurry.cancel()
+            window.hurry = None
+        outcome = self._failure_of(result, window.state)
+        if outcome is not None:
+            self._close(window)
+        window.done.finish(result if outcome is None else outcome)
+
+    def _failure_of(self, result: ObjectInfo | Failure, state: _ShareState) -> Failure | None:
+        """Why an answer cannot be used, or None. The first answer tells which version is read."""
+        if isinstance(result, Failure):
+            return result
+        if result.size != state.plan.size:
+            return Failure(
+                Changed(f"{result.size} bytes, not {state.plan.size}", operation="GetObject", method="GET",
+                        key=state.key, kind="changed")
+            )  # fmt: skip
+        if state.etag is None and not state.is_dead:
+            state.etag = result.etag
+            self.versions.learn(
+                state.share, state.generation, etag=result.etag, size=result.size, modified_s=result.modified_s
+            )
+        return None
 
     def _hold(self, window: _Window) -> None:
         """It must not go away now."""
@@ -309,6 +376,9 @@ class ReadCache:
         if not window.is_open:
             return
         window.is_open = False
+        if window.hurry is not None:
+            window.hurry.cancel()
+            window.hurry = None
         self._spent.pop(window, None)
         self._recent.pop(window, None)
         self._stop_counting(window)

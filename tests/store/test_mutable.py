@@ -137,6 +137,19 @@ def test_a_share_beyond_a_mebibyte_is_read_in_ranges(place: Place, slot: Slot) -
     assert sum(length for _, _, length in place.client.ranges) < 2 * MIB
 
 
+def test_a_large_share_front_to_back_in_small_pieces(place: Place, slot: Slot) -> None:
+    """As an HTTP client reads it: for every 64 KiB the length and a read."""
+    data = pattern(6 * MIB)
+    slot.create(0, data=data)
+    place.store.cache.clear()
+    place.index.put_share(SI, ShareRow(0, place.row().size, place.row().etag, False, 0))
+    place.client.forget_requests()
+    for offset in range(0, len(data), 65536):
+        assert now(place.store.mutable.length(SI, 0)) == len(data)
+        assert slot.readv({0}, [(offset, 65536)]) == {0: [data[offset : offset + 65536]]}
+    assert place.client.requests == {"GetObject": 5}, "256 KiB, 512 KiB, 1, 2 and the remaining 2.25 MiB"
+
+
 def test_a_share_beyond_a_part_is_put_and_fetched_in_parts(tmp_path: Path) -> None:
     place = Place(tmp_path, part_bytes=5 * MIB)
     slot = Slot(place, tmp_path)

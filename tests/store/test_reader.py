@@ -18,7 +18,7 @@ from tahoe_s3.store.keys import ShareId, share_key
 from tahoe_s3.store.readahead import FIRST_WINDOW_BYTES, MAX_WINDOW_BYTES, SPLINTER_BYTES, Plan, tail_bytes
 from tahoe_s3.store.reader import ShareReader
 from tahoe_s3.store.versions import NOT_FOUND_DELAYS_S, ShareGone
-from tahoe_s3.store.windows import ReadCache
+from tahoe_s3.store.windows import HURRY_AFTER_S, ReadCache
 
 from .helpers import KIB, MIB, SI, Place, error_of, immutable_object, mutable_object, now, pattern, waits
 
@@ -158,6 +158,26 @@ def test_priorities(place: Place) -> None:
     assert place.client.priorities[0] == 0
     assert 2 in place.client.priorities
     assert set(place.client.priorities) == {0, 2}
+
+
+@pytest.mark.parametrize("has_begun", [False, True])
+def test_a_read_is_not_queued_behind_what_was_fetched_ahead(place: Place, has_begun: bool) -> None:
+    data = pattern(20 * MIB)
+    share = place.add(data)
+    place.read(share, 0, 64 * KIB)
+    held = place.client.hold("GetObject")
+    place.read(share, 64 * KIB, 192 * KIB)
+    assert place.client.priorities == [0, 2] and len(held) == 1
+    if has_begun:
+        held.feed(1)
+    reading = place.store.reads.read(share, 256 * KIB, 1000)
+    place.clock.advance(HURRY_AFTER_S)
+    assert waits(reading)
+    assert place.client.priorities == ([0, 2] if has_begun else [0, 2, 0])
+    assert len(held) == 1, "the request that came late was given up"
+    held.release()
+    assert now(reading) == data[256 * KIB :][:1000]
+    assert place.clock.getDelayedCalls() == []
 
 
 def test_a_reader_who_gives_up_does_not_disturb_another(place: Place) -> None:
