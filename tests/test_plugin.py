@@ -17,14 +17,13 @@ from allmydata.storage.http_server import HTTPServer
 from allmydata.storage.server import FoolscapStorageServer, StorageServer
 from allmydata.util.configutil import UnknownConfigError
 from pytest_twisted import ensureDeferred
-from twisted.internet.defer import maybeDeferred
 from twisted.internet.threads import deferToThread
 
 from tahoe_s3 import _hook, errors, plugin
 
+from .support.nodefolder import keys, make_folder, stop
 from .support.nodes import Node, S3Backend, create, free_endpoint
 from .support.s3server import S3Server
-from .support.services import free_ports
 
 _hook.register()
 
@@ -34,50 +33,12 @@ _numbers = itertools.count()
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Callable[..., Path]:
-    """Makes node folders: the lines of [storage] as a mapping, None for a key left out."""
+    """Makes node folders: folder(lines of [storage], secret=...)."""
 
     def make(storage: dict[str, str | None], *, secret: str | None = SECRET) -> Path:
-        basedir = tmp_path / f"node{next(_numbers)}"
-        (basedir / "private").mkdir(parents=True)
-        (port,) = free_ports(1)
-        lines = [f"{key} = {value}" for key, value in storage.items() if value is not None]
-        (basedir / "tahoe.cfg").write_text(
-            "\n".join(
-                [
-                    "[node]",
-                    "nickname = test",
-                    f"tub.port = tcp:{port}:interface=127.0.0.1",
-                    f"tub.location = tcp:127.0.0.1:{port}",
-                    "[storage]",
-                    *lines,
-                    "",
-                ]
-            )
-        )
-        if secret is not None:
-            path = basedir / "private" / "s3secret"
-            path.write_text(secret + "\n")
-            path.chmod(0o600)
-        return basedir
+        return make_folder(tmp_path / f"node{next(_numbers)}", storage, secret=secret)
 
     return make
-
-
-def keys(server: S3Server | None = None, **changes: str | None) -> dict[str, str | None]:
-    found: dict[str, str | None] = {
-        "backend": "cloud.s3",
-        "s3.access_key_id": "AKIDTESTTEST",
-        "s3.bucket": "bucket",
-        "s3.url": "http://127.0.0.1:1" if server is None else server.url,
-    }
-    found.update({name.replace("__", "."): value for name, value in changes.items()})
-    return found
-
-
-async def stop(node: Any) -> None:
-    """Starts and ends a node, as its services expect."""
-    node.startService()
-    await maybeDeferred(node.stopService)
 
 
 @ensureDeferred
