@@ -364,11 +364,19 @@ async def test_an_answer_that_is_no_s3s(s3server: S3Server) -> None:
     """An HTML page with status 404 is not an absence."""
     from twisted.internet import reactor
     from twisted.web.resource import Resource
-    from twisted.web.server import Site
+    from twisted.web.server import Request, Site
 
-    port: Any = reactor.listenTCP(0, Site(Resource()), interface="127.0.0.1")  # type: ignore[attr-defined]
+    class Page(Resource):
+        isLeaf = True
+
+        def render(self, request: Request) -> bytes:
+            request.setResponseCode(404)
+            return b"<html><body>No such page</body></html>"
+
+    port: Any = reactor.listenTCP(0, Site(Page()), interface="127.0.0.1")  # type: ignore[attr-defined]
     client = opened(f"http://127.0.0.1:{port.getHost().port}")
-    with pytest.raises(BadReply):
-        await client.get("k")
+    for d in (client.get("k"), client.get("k", length=5), client.delete("k"), client.probe()):
+        with pytest.raises(BadReply):
+            await d
     await client.close()
     await port.stopListening()
