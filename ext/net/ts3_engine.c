@@ -408,7 +408,7 @@ enum ts3_err ts3_engine_stats(struct ts3_engine *engine, struct ts3_engine_stats
     stats->skew_s = atomic_load(&loop->skew_s);
     stats->skew_adopted = atomic_load(&loop->skew_adopted);
     const char *region = atomic_load(&loop->region_adopted) ? loop->region : loop->site->region;
-    (void)strncpy(stats->region, region, sizeof stats->region - 1);
+    (void)snprintf(stats->region, sizeof stats->region, "%s", region);
     pthread_mutex_lock(&engine->mutex);
     memcpy(stats->requests, engine->submitted, sizeof stats->requests);
     uint64_t unfinished = engine->unfinished;

@@ -6,6 +6,7 @@
 #include "net/ts3_loop.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
@@ -83,7 +84,7 @@ static void init_plain(struct ts3_loop *loop, struct ts3_engine *engine)
     }
     ts3_timers_init(&loop->timers, loop->alloc);
     ts3_sigv4_out_init(&loop->signed_out, loop->alloc);
-    (void)strncpy(loop->region, loop->site->region, sizeof loop->region - 1);
+    (void)snprintf(loop->region, sizeof loop->region, "%s", loop->site->region);
     ts3_retry_quota_init(&loop->quota, engine->retry_tokens);
     if (engine->given_rand != NULL)
         loop->rand = *engine->given_rand;
