@@ -13,6 +13,7 @@ client.FoolscapStorageServer and protocol_switch.HTTPServer, which choose by the
 Owner: the reactor's thread. The storage server and the C extension are imported only for a node that asks for
 cloud.s3. Errors are those of errors.py.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -188,7 +189,7 @@ def _create_on_bucket(
     setattr(config, _BACKEND, backend)
     try:
         node = yield create()
-    except BaseException:
+    except Exception:
         delattr(config, _BACKEND)
         yield backend.close()
         raise
