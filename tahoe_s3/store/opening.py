@@ -5,7 +5,7 @@ At every start the bucket is listed once and the index brought into line with it
 uploads that a crash left are removed. What the operator must mend is raised as an errors.ConfigError. A bucket that
 cannot be reached stops only a node that has never run before; any other starts, answers errors, and keeps trying.
 
-Requests of a start over n objects: n/1000 LISTs and eight others at most.
+Requests of a start over n objects: n/1000 LISTs and eight others, and one for each folder of s3.prefix.
 """
 
 from __future__ import annotations
@@ -139,8 +139,14 @@ class Opening:
         """Raises errors.ConfigError, or an S3Error where the bucket could not be asked."""
         try:
             yield self._check_bucket()
-            yield self._claim()
-            yield self._list()
+            was_nobodys = yield self._claim()
+            try:
+                yield self._list()
+            except errors.NestedOwner:
+                if was_nobodys:
+                    yield self._disclaim()
+                raise
+            yield self._confirm()
             yield self._remove_uploads()
         except S3Error as error:
             sentence = explain(error, self._place.config)
@@ -171,13 +177,33 @@ class Opening:
             )
 
     @inlineCallbacks
-    def _claim(self) -> Generator[Deferred[Any], Any, None]:
+    def _claim(self) -> Generator[Deferred[Any], Any, bool]:
+        """Fires with whether the place was nobody's before."""
         config = self._place.config
         names = config.prefix.split("/")[:-1]
         for depth in range(len(names)):
             above = "".join(f"{name}/" for name in names[:depth])
             yield self._refuse_owner_above(above)
-        yield ownership.claim(self._client, self._mark, bucket=config.bucket, prefix=config.prefix)
+        was_nobodys: bool = yield ownership.claim(
+            self._client, self._mark, bucket=config.bucket, prefix=config.prefix
+        )
+        return was_nobodys
+
+    def _confirm(self) -> Deferred[None]:
+        config = self._place.config
+        return ownership.confirm(
+            self._client, bucket=config.bucket, prefix=config.prefix, nodeid=self._place.nodeid
+        )
+
+    @inlineCallbacks
+    def _disclaim(self) -> Generator[Deferred[Any], Any, None]:
+        """The node below would find our mark above its own at its next start, and refuse to start."""
+        config = self._place.config
+        try:
+            yield ownership.disclaim(self._client, self._mark, bucket=config.bucket, prefix=config.prefix)
+        except (S3Error, errors.ConfigError) as error:
+            _log.error("the mark of this node at {prefix}{key} should be deleted, but it could not be: {error}",
+                       prefix=config.prefix, key=OWNER_KEY, error=str(error))  # fmt: skip
 
     @inlineCallbacks
     def _refuse_owner_above(self, prefix: str) -> Generator[Deferred[Any], Any, None]:

@@ -87,13 +87,30 @@ def refuse_other(mark: OwnerMark | None, *, bucket: str, prefix: str, nodeid: st
 
 
 @inlineCallbacks
-def claim(client: S3Client, mark: OwnerMark, *, bucket: str, prefix: str) -> Generator[Deferred[Any], Any, None]:
-    """Write the mark where nobody else's is, and read it back: of two that start at once, one sees the other's.
+def claim(client: S3Client, mark: OwnerMark, *, bucket: str, prefix: str) -> Generator[Deferred[Any], Any, bool]:
+    """Write the mark where nobody else's is, and read it back.
 
-    Raises errors.OwnedByAnother naming the owner, or an S3Error.
+    Of two that start at once the first may not see the other's yet: confirm() is to be called later in the start.
+    Fires with whether the place was nobody's before. Raises errors.OwnedByAnother naming the owner, or an S3Error.
     """
     before = yield read_mark(client, bucket=bucket, prefix=prefix)
     refuse_other(before, bucket=bucket, prefix=prefix, nodeid=mark.nodeid)
     yield client.put(OWNER_KEY, mark.to_json(), content_type="application/json")
     after = yield read_mark(client, bucket=bucket, prefix=prefix)
     refuse_other(after, bucket=bucket, prefix=prefix, nodeid=mark.nodeid)
+    return before is None
+
+
+@inlineCallbacks
+def confirm(client: S3Client, *, bucket: str, prefix: str, nodeid: str) -> Generator[Deferred[Any], Any, None]:
+    """Look once more whether the mark is this node's, before anything is served. Raises as claim() does."""
+    now = yield read_mark(client, bucket=bucket, prefix=prefix)
+    refuse_other(now, bucket=bucket, prefix=prefix, nodeid=nodeid)
+
+
+@inlineCallbacks
+def disclaim(client: S3Client, mark: OwnerMark, *, bucket: str, prefix: str) -> Generator[Deferred[Any], Any, None]:
+    """Take the mark away again, if it is still this very one."""
+    found = yield read_mark(client, bucket=bucket, prefix=prefix)
+    if found == mark:
+        yield client.delete(OWNER_KEY)
