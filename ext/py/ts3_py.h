@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* What the files of the module tahoe_s3._native share. The only room with Python.h.
  *
- * Owner: struct ts3_py_state belongs to the module object; types, exceptions and constant strings live in it, and
- * nothing is global. An Engine keeps its module alive, so that state outlives every engine.
- * Thread: everything here runs with the GIL held, but for parsing a document and for joining the engine's threads,
- * during which it is released. The engine's own threads never come here.
+ * Owner: struct ts3_py_state belongs to the module object; types, exceptions and constant strings
+ *   live in it, and nothing is global. An Engine keeps its module alive, so that state outlives
+ *   every engine.
+ * Thread: everything here runs with the GIL held, but for parsing a document and for joining the
+ *   engine's threads, during which it is released. The engine's own threads never come here.
  * Errors: NULL or -1 with a Python exception set. */
 #ifndef TS3_PY_H
 #define TS3_PY_H
@@ -124,41 +125,48 @@ struct ts3_py_state {
     bool exiting;
 };
 
-/* --- ts3_py_args.c: arguments -------------------------------------------------------------------------------- */
+/* ---- ts3_py_args.c: arguments ---- */
 
-/* Sorts the arguments of a METH_FASTCALL | METH_KEYWORDS function into out (count places, borrowed, NULL where not
- * given). The first `positional` may come by position; bit i of `required` says that the i-th must be there. */
-int ts3_py_args_sort(const char *function, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
-                     PyObject *const *names, size_t count, size_t positional, uint32_t required, PyObject **out);
+/* Sorts the arguments of a METH_FASTCALL | METH_KEYWORDS function into out (count places, borrowed,
+ * NULL where not given). The first `positional` may come by position; bit i of `required` says that
+ * the i-th must be there. */
+int ts3_py_args_sort(const char *function, PyObject *const *args, Py_ssize_t nargs,
+                     PyObject *kwnames, PyObject *const *names, size_t count, size_t positional,
+                     uint32_t required, PyObject **out);
 /* Which of the choices a str is; ValueError otherwise. */
-int ts3_py_args_choice(PyObject *value, PyObject *const *choices, size_t count, const char *what, size_t *index);
+int ts3_py_args_choice(PyObject *value, PyObject *const *choices, size_t count, const char *what,
+                       size_t *index);
 /* A str as UTF-8, or bytes as they are; borrowed from the object. */
 int ts3_py_args_text(PyObject *value, const char *what, struct ts3_str *text);
 /* The same without a NUL inside, for what C takes as a string. */
 int ts3_py_args_cstring(PyObject *value, const char *what, const char **text);
 int ts3_py_args_number(PyObject *value, const char *what, uint64_t max, uint64_t *number);
-/* A sequence of (str, str); *kept must stay alive as long as pairs is used and be released by the caller. */
-int ts3_py_args_pairs(PyObject *value, const char *what, size_t max, struct ts3_pair *pairs, size_t *count,
-                      PyObject **kept);
+/* A sequence of (str, str); *kept must stay alive as long as pairs is used and be released by the
+ * caller. */
+int ts3_py_args_pairs(PyObject *value, const char *what, size_t max, struct ts3_pair *pairs,
+                      size_t *count, PyObject **kept);
 
-/* --- ts3_py_convert.c: results ------------------------------------------------------------------------------- */
+/* ---- ts3_py_convert.c: results ---- */
 
-/* UTF-8 to str; other bytes become surrogates, as in Python's file names, so that every key can be spoken of. */
+/* UTF-8 to str; other bytes become surrogates, as in file names, so that any key can be named. */
 PyObject *ts3_py_convert_text(struct ts3_str text);
-/* Sorts page's entries by key, drops repeated ones, cuts `strip` (a str's UTF-8, may be empty) from keys. */
-PyObject *ts3_py_convert_page(struct ts3_py_state *state, struct ts3_page *page, struct ts3_str strip);
+/* Sorts page's entries by key, drops repeated ones, cuts `strip` (UTF-8) from the keys. */
+PyObject *ts3_py_convert_page(struct ts3_py_state *state, struct ts3_page *page,
+                              struct ts3_str strip);
 /* The Event of an event of the engine. */
-PyObject *ts3_py_convert_event(struct ts3_py_state *state, struct ts3_event *event, struct ts3_str strip);
-/* A named tuple of `type` from `count` new references, which it steals; NULL when one of them is NULL. */
+PyObject *ts3_py_convert_event(struct ts3_py_state *state, struct ts3_event *event,
+                               struct ts3_str strip);
+/* A named tuple of `type` from `count` new references, which it steals; NULL when one is NULL. */
 PyObject *ts3_py_convert_row(PyTypeObject *type, PyObject **items, Py_ssize_t count);
 
-/* --- ts3_py_functions.c: functions without an engine ----------------------------------------------------------- */
+/* ---- ts3_py_functions.c: functions without an engine ---- */
 
-PyObject *ts3_py_functions_sign(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
+PyObject *ts3_py_functions_sign(PyObject *module, PyObject *const *args, Py_ssize_t nargs,
+                                PyObject *kwnames);
 PyObject *ts3_py_functions_parse_list(PyObject *module, PyObject *document);
 PyObject *ts3_py_functions_parse_error(PyObject *module, PyObject *document);
 
-/* --- ts3_py_engine.c, ts3_py_window.c ---------------------------------------------------------------------------- */
+/* ---- ts3_py_engine.c, ts3_py_window.c ---- */
 
 extern PyType_Spec ts3_py_engine_spec;
 extern PyType_Spec ts3_py_window_spec;
@@ -169,7 +177,7 @@ PyObject *ts3_py_window_make(struct ts3_py_state *state, struct ts3_window *wind
 /* The window inside a Window; ValueError when it was closed, TypeError for another type. */
 struct ts3_window *ts3_py_window_get(struct ts3_py_state *state, PyObject *object);
 
-/* --- ts3_py_module.c ------------------------------------------------------------------------------------------- */
+/* ---- ts3_py_module.c ---- */
 
 /* The state of the module that a type of it belongs to. */
 struct ts3_py_state *ts3_py_module_state(PyObject *module);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Arguments from Python. Keyword names are compared by identity first: they are interned, so one look is enough, and a
- * call with ten keywords costs less than PyArg_ParseTupleAndKeywords takes for its format string. */
+/* Arguments from Python. Keyword names are compared by identity first: they are interned, so one
+ * look is enough, and a call with ten keywords costs less than PyArg_ParseTupleAndKeywords takes
+ * for its format string. */
 #include "ts3_py.h"
 
 #include <string.h>
@@ -25,13 +26,14 @@ static int place_of(PyObject *name, PyObject *const *names, size_t count, size_t
     return 0;
 }
 
-int ts3_py_args_sort(const char *function, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
-                     PyObject *const *names, size_t count, size_t positional, uint32_t required, PyObject **out)
+int ts3_py_args_sort(const char *function, PyObject *const *args, Py_ssize_t nargs,
+                     PyObject *kwnames, PyObject *const *names, size_t count, size_t positional,
+                     uint32_t required, PyObject **out)
 {
     memset(out, 0, count * sizeof(*out));
     if ((size_t)nargs > positional) {
-        PyErr_Format(PyExc_TypeError, "%s() takes %zu positional arguments but %zd were given", function, positional,
-                     nargs);
+        PyErr_Format(PyExc_TypeError, "%s() takes %zu positional arguments but %zd were given",
+                     function, positional, nargs);
         return -1;
     }
     for (Py_ssize_t i = 0; i < nargs; i++) {
@@ -63,7 +65,8 @@ int ts3_py_args_sort(const char *function, PyObject *const *args, Py_ssize_t nar
     return 0;
 }
 
-int ts3_py_args_choice(PyObject *value, PyObject *const *choices, size_t count, const char *what, size_t *index)
+int ts3_py_args_choice(PyObject *value, PyObject *const *choices, size_t count, const char *what,
+                       size_t *index)
 {
     if (!PyUnicode_Check(value)) {
         PyErr_Format(PyExc_TypeError, "%s must be str, not %.100s", what, Py_TYPE(value)->tp_name);
@@ -88,7 +91,8 @@ int ts3_py_args_text(PyObject *value, const char *what, struct ts3_str *text)
         text->data = PyBytes_AS_STRING(value);
         size = PyBytes_GET_SIZE(value);
     } else {
-        PyErr_Format(PyExc_TypeError, "%s must be str or bytes, not %.100s", what, Py_TYPE(value)->tp_name);
+        PyErr_Format(PyExc_TypeError, "%s must be str or bytes, not %.100s", what,
+                     Py_TYPE(value)->tp_name);
         return -1;
     }
     text->len = (size_t)size;
@@ -125,7 +129,8 @@ int ts3_py_args_number(PyObject *value, const char *what, uint64_t max, uint64_t
         out_of_range = true;
     }
     if (out_of_range) {
-        PyErr_Format(PyExc_ValueError, "%s must be between 0 and %llu", what, (unsigned long long)max);
+        PyErr_Format(PyExc_ValueError, "%s must be between 0 and %llu", what,
+                     (unsigned long long)max);
         return -1;
     }
     *number = got;
@@ -144,8 +149,8 @@ static int pair_from(PyObject *item, const char *what, struct ts3_pair *pair)
     return ts3_py_args_text(PyTuple_GET_ITEM(item, 1), what, &pair->value);
 }
 
-int ts3_py_args_pairs(PyObject *value, const char *what, size_t max, struct ts3_pair *pairs, size_t *count,
-                      PyObject **kept)
+int ts3_py_args_pairs(PyObject *value, const char *what, size_t max, struct ts3_pair *pairs,
+                      size_t *count, PyObject **kept)
 {
     *kept = PySequence_Fast(value, "query and headers must be sequences of (name, value)");
     if (!*kept) {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Results of the C rooms as Python objects. A page has a thousand entries, so this is where listings spend their time:
- * rows are made without going through their class's constructor. */
+/* Results of the C rooms as Python objects. A page has a thousand entries, so this is where
+ * listings spend their time: rows are made without going through their class's constructor. */
 #include "ts3_py.h"
 
 #include <stdlib.h>
@@ -44,7 +44,7 @@ PyObject *ts3_py_convert_row(PyTypeObject *type, PyObject **items, Py_ssize_t co
         PyTuple_SET_ITEM(row, i, items[i]);
     }
 #if PY_VERSION_HEX >= 0x030E0000
-    ((PyTupleObject *)row)->ob_hash = -1; /* from 3.14 on a tuple caches its hash; -1 stands for "not yet" */
+    ((PyTupleObject *)row)->ob_hash = -1; /* a tuple caches its hash; -1 stands for "not yet" */
 #endif
     return row;
 }
@@ -103,21 +103,22 @@ static PyObject *storage_class_from(struct storage_class *last, struct ts3_str t
     return Py_XNewRef(last->object);
 }
 
-static PyObject *entry_from(struct ts3_py_state *state, const struct ts3_entry *entry, struct ts3_str key,
-                            struct storage_class *last)
+static PyObject *entry_from(struct ts3_py_state *state, const struct ts3_entry *entry,
+                            struct ts3_str key, struct storage_class *last)
 {
     PyObject *items[] = {ts3_py_convert_text(key), PyLong_FromLongLong(entry->size_bytes),
                          ts3_py_convert_text(entry->etag), PyLong_FromLongLong(entry->modified_s),
                          storage_class_from(last, entry->storage_class)};
     PyObject *row = ts3_py_convert_row(state->entry_type, items, 5);
     if (row) {
-        /* Holds only str and int: it can be part of no cycle, and a thousand of them need not be visited. */
+        /* Holds only str and int, so it is in no cycle; a thousand of them need no visits. */
         PyObject_GC_UnTrack(row);
     }
     return row;
 }
 
-static PyObject *entries_from(struct ts3_py_state *state, const struct ts3_page *page, struct ts3_str strip)
+static PyObject *entries_from(struct ts3_py_state *state, const struct ts3_page *page,
+                              struct ts3_str strip)
 {
     PyObject *list = PyList_New((Py_ssize_t)page->entry_count);
     if (!list) {
@@ -162,11 +163,13 @@ static PyObject *prefixes_from(const struct ts3_page *page, struct ts3_str strip
     return list;
 }
 
-PyObject *ts3_py_convert_page(struct ts3_py_state *state, struct ts3_page *page, struct ts3_str strip)
+PyObject *ts3_py_convert_page(struct ts3_py_state *state, struct ts3_page *page,
+                              struct ts3_str strip)
 {
     sort_entries(page);
     PyObject *items[] = {entries_from(state, page, strip), prefixes_from(page, strip),
-                         page->truncated ? ts3_py_convert_text(page->next_token) : Py_NewRef(Py_None),
+                         page->truncated ? ts3_py_convert_text(page->next_token)
+                                         : Py_NewRef(Py_None),
                          PyBool_FromLong(page->v1)};
     return ts3_py_convert_row(state->page_type, items, 4);
 }
@@ -178,8 +181,9 @@ static PyObject *deleted_from(const struct ts3_xml_deleted *deleted, struct ts3_
     PyObject *list = PyList_New(0);
     for (size_t i = 0; list && i < deleted->item_count; i++) {
         struct ts3_str key = deleted->items[i].key;
-        (void)cut_prefix(&key, strip); /* an error may come without a key; it is told all the same */
-        PyObject *pair = Py_BuildValue("(NN)", ts3_py_convert_text(key), ts3_py_convert_text(deleted->items[i].code));
+        (void)cut_prefix(&key, strip); /* an error without a key is told all the same */
+        PyObject *pair = Py_BuildValue("(NN)", ts3_py_convert_text(key),
+                                       ts3_py_convert_text(deleted->items[i].code));
         if (!pair || PyList_Append(list, pair) < 0) {
             Py_CLEAR(list);
         }
@@ -193,7 +197,8 @@ static PyObject *marker_from(bool truncated, struct ts3_str marker)
     return truncated ? ts3_py_convert_text(marker) : Py_NewRef(Py_None);
 }
 
-static PyObject *uploads_from(struct ts3_py_state *state, const struct ts3_xml_uploads *uploads, struct ts3_str strip)
+static PyObject *uploads_from(struct ts3_py_state *state, const struct ts3_xml_uploads *uploads,
+                              struct ts3_str strip)
 {
     PyObject *list = PyList_New(0);
     for (size_t i = 0; list && i < uploads->upload_count; i++) {
@@ -217,14 +222,16 @@ static PyObject *uploads_from(struct ts3_py_state *state, const struct ts3_xml_u
 
 /* ---- events ---- */
 
-static PyObject *value_from(struct ts3_py_state *state, struct ts3_event *event, struct ts3_str strip)
+static PyObject *value_from(struct ts3_py_state *state, struct ts3_event *event,
+                            struct ts3_str strip)
 {
     if (event->failed) {
         return Py_NewRef(Py_None);
     }
     switch (event->parse) {
     case TS3_PARSE_BYTES:
-        return PyBytes_FromStringAndSize((const char *)event->value.bytes.data, (Py_ssize_t)event->value.bytes.size);
+        return PyBytes_FromStringAndSize((const char *)event->value.bytes.data,
+                                         (Py_ssize_t)event->value.bytes.size);
     case TS3_PARSE_LIST:
         return ts3_py_convert_page(state, &event->value.page, strip);
     case TS3_PARSE_DELETED:
@@ -247,9 +254,12 @@ static PyObject *failure_from(struct ts3_py_state *state, const struct ts3_event
         return Py_NewRef(Py_None);
     }
     const struct ts3_failure *failure = &event->failure;
-    PyObject *items[] = {Py_NewRef(state->kinds[failure->kind]), Py_NewRef(state->outcomes[failure->outcome]),
-                         PyLong_FromLong(failure->status), message_from(failure->code),
-                         message_from(failure->message), time_from(failure->server_time_s),
+    PyObject *items[] = {Py_NewRef(state->kinds[failure->kind]),
+                         Py_NewRef(state->outcomes[failure->outcome]),
+                         PyLong_FromLong(failure->status),
+                         message_from(failure->code),
+                         message_from(failure->message),
+                         time_from(failure->server_time_s),
                          text_from(failure->region)};
     return ts3_py_convert_row(state->failure_type, items, 7);
 }
@@ -259,23 +269,26 @@ static PyObject *id_text_from(struct ts3_py_state *state, const char *text)
     return text && *text ? message_from(text) : Py_NewRef(state->empty);
 }
 
-PyObject *ts3_py_convert_event(struct ts3_py_state *state, struct ts3_event *event, struct ts3_str strip)
+PyObject *ts3_py_convert_event(struct ts3_py_state *state, struct ts3_event *event,
+                               struct ts3_str strip)
 {
+    struct ts3_event progress = {
+        .id = event->id,
+        .size = TS3_SIZE_NONE,
+        .modified_s = TS3_TIME_NONE,
+        .server_time_s = TS3_TIME_NONE,
+    };
     if (!event->final) {
-        PyObject *items[] = {PyLong_FromUnsignedLongLong(event->id), Py_NewRef(Py_False), Py_NewRef(Py_None),
-                             PyLong_FromLong(0), Py_NewRef(Py_None), Py_NewRef(Py_None), Py_NewRef(Py_None),
-                             Py_NewRef(Py_None), PyLong_FromLong(0), Py_NewRef(Py_None), Py_NewRef(state->empty),
-                             Py_NewRef(state->empty), PyLong_FromLong(0), PyLong_FromLong(0), PyLong_FromLong(0),
-                             PyLong_FromLong(0)};
-        return ts3_py_convert_row(state->event_type, items, (Py_ssize_t)(sizeof(items) / sizeof(*items)));
+        event = &progress; /* of which the engine has set nothing else */
     }
     PyObject *items[] = {
         PyLong_FromUnsignedLongLong(event->id),
-        Py_NewRef(Py_True),
+        PyBool_FromLong(event->final),
         failure_from(state, event),
         PyLong_FromLong(event->status),
         text_from(event->etag),
-        event->size == TS3_SIZE_NONE ? Py_NewRef(Py_None) : PyLong_FromUnsignedLongLong(event->size),
+        event->size == TS3_SIZE_NONE ? Py_NewRef(Py_None)
+                                     : PyLong_FromUnsignedLongLong(event->size),
         time_from(event->modified_s),
         time_from(event->server_time_s),
         PyLong_FromLongLong(event->skew_s),
@@ -287,5 +300,6 @@ PyObject *ts3_py_convert_event(struct ts3_py_state *state, struct ts3_event *eve
         PyLong_FromLongLong(event->first_byte_us),
         PyLong_FromLongLong(event->total_us),
     };
-    return ts3_py_convert_row(state->event_type, items, (Py_ssize_t)(sizeof(items) / sizeof(*items)));
+    return ts3_py_convert_row(state->event_type, items,
+                              (Py_ssize_t)(sizeof(items) / sizeof(*items)));
 }

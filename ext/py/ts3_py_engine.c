@@ -58,9 +58,11 @@ struct construction {
 
 static int construction_parse(struct construction *c, PyObject *args, PyObject *named)
 {
-    static char *names[] = {"endpoint", "region", "bucket", "path_style", "ca_file", "proxy", "max_connections",
-                            "max_queue", "buffer_budget_bytes", "workers", "sign_payload", "connect_ms",
-                            "retry_tokens", NULL};
+    static char *names[] = {
+        "endpoint", "region", "bucket", "path_style", "ca_file", "proxy",
+        "max_connections", "max_queue", "buffer_budget_bytes", "workers",
+        "sign_payload", "connect_ms", "retry_tokens", NULL,
+    };
     *c = (struct construction){
         .path_style = 1,
         .proxy = "",
@@ -71,10 +73,10 @@ static int construction_parse(struct construction *c, PyObject *args, PyObject *
         .sign_payload = 1,
         .connect_ms = 10000,
     };
-    if (!PyArg_ParseTupleAndKeywords(args, named, "|$ssspzsIInIpII:Engine", names, &c->endpoint, &c->region, &c->bucket,
-                                     &c->path_style, &c->ca_file, &c->proxy, &c->max_connections, &c->max_queue,
-                                     &c->budget_bytes, &c->workers, &c->sign_payload, &c->connect_ms,
-                                     &c->retry_tokens)) {
+    if (!PyArg_ParseTupleAndKeywords(
+            args, named, "|$ssspzsIInIpII:Engine", names, &c->endpoint, &c->region, &c->bucket,
+            &c->path_style, &c->ca_file, &c->proxy, &c->max_connections, &c->max_queue,
+            &c->budget_bytes, &c->workers, &c->sign_payload, &c->connect_ms, &c->retry_tokens)) {
         return -1;
     }
     if (!c->endpoint || !c->region || !c->bucket) {
@@ -88,8 +90,8 @@ static int construction_parse(struct construction *c, PyObject *args, PyObject *
     return 0;
 }
 
-static enum ts3_err construction_run(const struct construction *c, struct ts3_engine **engine, char *why,
-                                     size_t why_size)
+static enum ts3_err construction_run(const struct construction *c, struct ts3_engine **engine,
+                                     char *why, size_t why_size)
 {
     struct ts3_engine_config config = {
         .endpoint = c->endpoint,
@@ -281,12 +283,13 @@ static PyObject *engine_set_credentials(PyObject *object, PyObject *args, PyObje
     const char *secret = NULL;
     Py_ssize_t secret_size = 0;
     const char *token = NULL;
-    if (!PyArg_ParseTupleAndKeywords(args, named, "sy#|z:set_credentials", names, &access_key_id, &secret, &secret_size,
-                                     &token) ||
+    if (!PyArg_ParseTupleAndKeywords(args, named, "sy#|z:set_credentials", names, &access_key_id,
+                                     &secret, &secret_size, &token) ||
         !ts3_py_engine_get(self)) {
         return NULL;
     }
-    enum ts3_err err = ts3_engine_set_credentials(self->engine, access_key_id, secret, (size_t)secret_size, token);
+    enum ts3_err err =
+        ts3_engine_set_credentials(self->engine, access_key_id, secret, (size_t)secret_size, token);
     if (err != TS3_OK) {
         return ts3_py_module_raise(self->state, err, "set_credentials");
     }
@@ -311,7 +314,8 @@ static PyObject *engine_window(PyObject *object, PyObject *size)
     struct ts3_py_engine *self = (struct ts3_py_engine *)object;
     struct ts3_window *window = NULL;
     uint64_t size_bytes = 0;
-    if (!ts3_py_engine_get(self) || ts3_py_args_number(size, "size", PY_SSIZE_T_MAX, &size_bytes) < 0) {
+    if (!ts3_py_engine_get(self) ||
+        ts3_py_args_number(size, "size", PY_SSIZE_T_MAX, &size_bytes) < 0) {
         return NULL;
     }
     enum ts3_err err = ts3_window_new(self->engine, (size_t)size_bytes, &window);
@@ -339,8 +343,8 @@ static PyObject *engine_cancel(PyObject *object, PyObject *id)
 
 /* ---- drain ---- */
 
-/* Makes self->held into an Event and gives up what belongs to it; on failure it stays held, so that no final event is
- * ever lost for lack of memory. */
+/* Makes self->held into an Event and gives up what belongs to it; on failure it stays held, so that
+ * no final event is ever lost for lack of memory. */
 static PyObject *convert_held(struct ts3_py_engine *self)
 {
     struct ts3_py_pending *pending = self->held.final ? self->held.user : NULL;
@@ -382,7 +386,8 @@ static PyObject *engine_drain(PyObject *object, PyObject *const *args, Py_ssize_
         PyErr_SetString(PyExc_TypeError, "drain() takes at most one argument");
         return NULL;
     }
-    if (!ts3_py_engine_get(self) || (nargs == 1 && ts3_py_args_number(args[0], "max_events", PY_SSIZE_T_MAX, &max) < 0)) {
+    if (!ts3_py_engine_get(self) ||
+        (nargs == 1 && ts3_py_args_number(args[0], "max_events", PY_SSIZE_T_MAX, &max) < 0)) {
         return NULL;
     }
     PyObject *list = PyList_New(0);
@@ -473,23 +478,30 @@ static PyObject *engine_stats(PyObject *object, PyObject *Py_UNUSED(none))
     return dict;
 }
 
-/* The call through void (*)(void) is the one that compilers accept for a function of another signature. */
+/* A cast through void (*)(void) is the one that compilers accept for another signature. */
 #define AS_METHOD(function) ((PyCFunction)(void (*)(void))(function))
 
 static PyMethodDef engine_methods[] = {
     {"set_credentials", AS_METHOD(engine_set_credentials), METH_VARARGS | METH_KEYWORDS,
-     "set_credentials(access_key_id, secret, token=None)\n--\n\nSign attempts from now on with these."},
+     "set_credentials(access_key_id, secret, token=None)\n--\n\nSign attempts from now on with "
+     "these."},
     {"fileno", engine_fileno, METH_NOARGS, "fileno()\n--\n\nReadable while drain() has events."},
-    {"window", engine_window, METH_O, "window(size)\n--\n\nMemory for a download, charged to the budget."},
+    {"window", engine_window, METH_O,
+     "window(size)\n--\n\nMemory for a download, charged to the budget."},
     {"submit", AS_METHOD(ts3_py_submit), METH_FASTCALL | METH_KEYWORDS,
-     "submit(method, key, *, query=(), headers=(), body=None, into=None, offset=0, expect_etag=None, parse='none', "
-     "max_answer_bytes=0, strip=None, priority=1, attempts=5, first_byte_ms=10000, stall_ms=20000, deadline_ms=0)"
+     "submit(method, key, *, query=(), headers=(), body=None, into=None, offset=0, "
+     "expect_etag=None, parse='none', max_answer_bytes=0, strip=None, priority=1, attempts=5, "
+     "first_byte_ms=10000, stall_ms=20000, deadline_ms=0)"
      "\n--\n\nHand in a request; returns its id. Never blocks."},
-    {"cancel", engine_cancel, METH_O, "cancel(id)\n--\n\nAsk for an early end; the final event still comes."},
-    {"drain", AS_METHOD(engine_drain), METH_FASTCALL, "drain(max_events=64)\n--\n\nEvents that wait, oldest first."},
-    {"region", engine_region, METH_NOARGS, "region()\n--\n\nThe region that requests are signed for."},
+    {"cancel", engine_cancel, METH_O,
+     "cancel(id)\n--\n\nAsk for an early end; the final event still comes."},
+    {"drain", AS_METHOD(engine_drain), METH_FASTCALL,
+     "drain(max_events=64)\n--\n\nEvents that wait, oldest first."},
+    {"region", engine_region, METH_NOARGS,
+     "region()\n--\n\nThe region that requests are signed for."},
     {"stats", engine_stats, METH_NOARGS, "stats()\n--\n\nNumbers by name."},
-    {"close", engine_close, METH_NOARGS, "close()\n--\n\nEnd every request and the threads; idempotent."},
+    {"close", engine_close, METH_NOARGS,
+     "close()\n--\n\nEnd every request and the threads; idempotent."},
     {NULL, NULL, 0, NULL},
 };
 

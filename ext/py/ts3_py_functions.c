@@ -32,12 +32,14 @@ static int sign_texts(PyObject **args, struct ts3_sigv4_request *request)
     return request->time_s == -1 && PyErr_Occurred() ? -1 : 0;
 }
 
-PyObject *ts3_py_functions_sign(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+PyObject *ts3_py_functions_sign(PyObject *module, PyObject *const *args, Py_ssize_t nargs,
+                                PyObject *kwnames)
 {
     struct ts3_py_state *state = ts3_py_module_state(module);
     PyObject *given[TS3_PY_SIGN_ARGS];
     const uint32_t required = (1u << TS3_PY_SIGN_SERVICE) - 1;
-    if (ts3_py_args_sort("sign", args, nargs, kwnames, state->sign_names, TS3_PY_SIGN_ARGS, 0, required, given) < 0) {
+    if (ts3_py_args_sort("sign", args, nargs, kwnames, state->sign_names, TS3_PY_SIGN_ARGS, 0,
+                         required, given) < 0) {
         return NULL;
     }
     struct ts3_pair query[TS3_SIGV4_MAX_PAIRS];
@@ -47,10 +49,10 @@ PyObject *ts3_py_functions_sign(PyObject *module, PyObject *const *args, Py_ssiz
     PyObject *kept_headers = NULL;
     PyObject *result = NULL;
     if (sign_texts(given, &request) < 0 ||
-        ts3_py_args_pairs(given[TS3_PY_SIGN_QUERY], "query", TS3_SIGV4_MAX_PAIRS, query, &request.query_count,
-                          &kept_query) < 0 ||
-        ts3_py_args_pairs(given[TS3_PY_SIGN_HEADERS], "headers", TS3_SIGV4_MAX_PAIRS, headers, &request.header_count,
-                          &kept_headers) < 0) {
+        ts3_py_args_pairs(given[TS3_PY_SIGN_QUERY], "query", TS3_SIGV4_MAX_PAIRS, query,
+                          &request.query_count, &kept_query) < 0 ||
+        ts3_py_args_pairs(given[TS3_PY_SIGN_HEADERS], "headers", TS3_SIGV4_MAX_PAIRS, headers,
+                          &request.header_count, &kept_headers) < 0) {
         goto cleanup;
     }
     enum ts3_err err = ts3_sigv4_sign(state->signer, &request, &state->signed_request);
@@ -66,7 +68,8 @@ cleanup:
 }
 
 /* ValueError with the parser's own sentence; returns NULL. */
-static PyObject *refuse(const struct ts3_py_state *state, enum ts3_err err, const struct ts3_xml_fault *fault)
+static PyObject *refuse(const struct ts3_py_state *state, enum ts3_err err,
+                        const struct ts3_xml_fault *fault)
 {
     if (err == TS3_ENOMEM || !fault->text[0]) {
         return ts3_py_module_raise(state, err, "the document");
@@ -80,7 +83,8 @@ static bool is_document(PyObject *document)
     if (PyBytes_Check(document)) {
         return true;
     }
-    PyErr_Format(PyExc_TypeError, "a document must be bytes, not %.100s", Py_TYPE(document)->tp_name);
+    PyErr_Format(PyExc_TypeError, "a document must be bytes, not %.100s",
+                 Py_TYPE(document)->tp_name);
     return false;
 }
 
@@ -95,10 +99,11 @@ PyObject *ts3_py_functions_parse_list(PyObject *module, PyObject *document)
     enum ts3_err err;
     /* The caller's reference keeps the bytes, and bytes do not change. */
     Py_BEGIN_ALLOW_THREADS
-    err = ts3_xml_list_parse(ts3_alloc_libc(), PyBytes_AS_STRING(document), (size_t)PyBytes_GET_SIZE(document),
-                             TS3_LIST_ANY, &page, &fault);
+    err = ts3_xml_list_parse(ts3_alloc_libc(), PyBytes_AS_STRING(document),
+                             (size_t)PyBytes_GET_SIZE(document), TS3_LIST_ANY, &page, &fault);
     Py_END_ALLOW_THREADS
-    PyObject *result = err == TS3_OK ? ts3_py_convert_page(state, &page, TS3_STR("")) : refuse(state, err, &fault);
+    PyObject *result =
+        err == TS3_OK ? ts3_py_convert_page(state, &page, TS3_STR("")) : refuse(state, err, &fault);
     ts3_xml_list_free(&page);
     return result;
 }
@@ -115,11 +120,14 @@ PyObject *ts3_py_functions_parse_error(PyObject *module, PyObject *document)
                                            (size_t)PyBytes_GET_SIZE(document), &error, &fault);
     PyObject *result = NULL;
     if (err == TS3_OK) {
-        PyObject *items[] = {ts3_py_convert_text(error.code), ts3_py_convert_text(error.message),
-                             ts3_py_convert_text(error.region), ts3_py_convert_text(error.request_id),
+        PyObject *items[] = {ts3_py_convert_text(error.code),
+                             ts3_py_convert_text(error.message),
+                             ts3_py_convert_text(error.region),
+                             ts3_py_convert_text(error.request_id),
                              ts3_py_convert_text(error.host_id),
-                             error.server_time_s == TS3_TIME_NONE ? Py_NewRef(Py_None)
-                                                                  : PyLong_FromLongLong(error.server_time_s)};
+                             error.server_time_s == TS3_TIME_NONE
+                                 ? Py_NewRef(Py_None)
+                                 : PyLong_FromLongLong(error.server_time_s)};
         result = ts3_py_convert_row(state->error_document_type, items, 6);
     } else {
         refuse(state, err, &fault);

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The module tahoe_s3._native: its state, its life, its errors.
  *
- * Multi-phase initialisation, everything in the state of the module. One interpreter a process: libcurl and OpenSSL
- * are set up once a process and torn down never, so a subinterpreter's import is refused with a sentence. The module
- * asks for the GIL on free-threaded builds.
- * At the interpreter's end an atexit function joins the threads of every engine: a thread that opens a TLS connection
- * while the process exits crashes in OpenSSL. */
+ * Multi-phase initialisation, everything in the state of the module. One interpreter a process:
+ * libcurl and OpenSSL are set up once a process and torn down never, so a subinterpreter's import
+ * is refused with a sentence. The module asks for the GIL on free-threaded builds. At the
+ * interpreter's end an atexit function joins the threads of every engine: a thread that opens a TLS
+ * connection while the process exits crashes in OpenSSL. */
 #include "ts3_py.h"
 
 #include <curl/curl.h>
@@ -65,7 +65,8 @@ static int refuse_subinterpreter(void)
     if (PyInterpreterState_Get() == PyInterpreterState_Main()) {
         return 0;
     }
-    PyErr_SetString(PyExc_ImportError, "tahoe_s3._native works in the main interpreter only, not in a subinterpreter");
+    PyErr_SetString(PyExc_ImportError,
+                    "tahoe_s3._native works in the main interpreter only, not in a subinterpreter");
     return -1;
 }
 
@@ -116,24 +117,27 @@ static int make_all_strings(struct ts3_py_state *state)
 {
     static const char *const EMPTY[] = {""};
     static const char *const KINDS[TS3_PY_KINDS] = {
-        [TS3_KIND_SERVICE] = "service",     [TS3_KIND_AUTH] = "auth",           [TS3_KIND_TRANSPORT] = "transport",
-        [TS3_KIND_TIMEOUT] = "timeout",     [TS3_KIND_PROTOCOL] = "protocol",   [TS3_KIND_INTEGRITY] = "integrity",
-        [TS3_KIND_CHANGED] = "changed",     [TS3_KIND_CANCELLED] = "cancelled", [TS3_KIND_CLOSED] = "closed",
-        [TS3_KIND_LOCAL] = "local",
+        [TS3_KIND_SERVICE] = "service",     [TS3_KIND_AUTH] = "auth",
+        [TS3_KIND_TRANSPORT] = "transport", [TS3_KIND_TIMEOUT] = "timeout",
+        [TS3_KIND_PROTOCOL] = "protocol",   [TS3_KIND_INTEGRITY] = "integrity",
+        [TS3_KIND_CHANGED] = "changed",     [TS3_KIND_CANCELLED] = "cancelled",
+        [TS3_KIND_CLOSED] = "closed",       [TS3_KIND_LOCAL] = "local",
     };
     static const char *const OUTCOMES[TS3_PY_OUTCOMES] = {"not_applied", "unknown"};
     static const char *const METHODS[TS3_METHOD_COUNT] = {"GET", "HEAD", "PUT", "POST", "DELETE"};
     static const char *const PARSES[TS3_PY_PARSES] = {"none",   "bytes",    "list", "deleted",
                                                       "create", "complete", "copy", "uploads"};
     static const char *const SIGN[TS3_PY_SIGN_ARGS] = {
-        "method",  "host",   "path",          "query",  "headers", "payload_sha256",
-        "time_s",  "region", "access_key_id", "secret", "service",
+        "method", "host",   "path",          "query",  "headers", "payload_sha256",
+        "time_s", "region", "access_key_id", "secret", "service",
     };
     static const char *const SUBMIT[TS3_PY_SUBMIT_ARGS] = {
-        "method", "key",   "query",            "headers",      "body",     "into",          "offset",   "expect_etag",
-        "parse",  "max_answer_bytes", "strip", "priority",     "attempts", "first_byte_ms", "stall_ms", "deadline_ms",
+        "method",   "key",           "query",    "headers",          "body",  "into",
+        "offset",   "expect_etag",   "parse",    "max_answer_bytes", "strip", "priority",
+        "attempts", "first_byte_ms", "stall_ms", "deadline_ms",
     };
-    if (make_strings(&state->empty, EMPTY, 1) < 0 || make_strings(state->kinds, KINDS, TS3_PY_KINDS) < 0 ||
+    if (make_strings(&state->empty, EMPTY, 1) < 0 ||
+        make_strings(state->kinds, KINDS, TS3_PY_KINDS) < 0 ||
         make_strings(state->outcomes, OUTCOMES, TS3_PY_OUTCOMES) < 0 ||
         make_strings(state->methods, METHODS, TS3_METHOD_COUNT) < 0 ||
         make_strings(state->parses, PARSES, TS3_PY_PARSES) < 0 ||
@@ -154,16 +158,17 @@ struct row_spec {
 static const struct row_spec ROWS[] = {
     {offsetof(struct ts3_py_state, entry_type), "Entry", "key size etag modified_s storage_class",
      "One object of a listing."},
-    {offsetof(struct ts3_py_state, page_type), "Page", "entries prefixes next_token v1", "One page of a listing."},
+    {offsetof(struct ts3_py_state, page_type), "Page", "entries prefixes next_token v1",
+     "One page of a listing."},
     {offsetof(struct ts3_py_state, upload_type), "Upload", "key upload_id initiated_s",
      "A multipart upload under way."},
-    {offsetof(struct ts3_py_state, uploads_type), "Uploads", "uploads next_key_marker next_upload_id_marker",
-     "One page of multipart uploads."},
+    {offsetof(struct ts3_py_state, uploads_type), "Uploads",
+     "uploads next_key_marker next_upload_id_marker", "One page of multipart uploads."},
     {offsetof(struct ts3_py_state, failure_type), "Failure",
      "kind outcome status code message server_time_s region", "Why a request failed."},
     {offsetof(struct ts3_py_state, event_type), "Event",
-     "id final failure status etag size modified_s server_time_s skew_s value request_id host_id attempts queued_us "
-     "first_byte_us total_us",
+     "id final failure status etag size modified_s server_time_s skew_s value request_id host_id "
+     "attempts queued_us first_byte_us total_us",
      "What the engine has to say of a request."},
     {offsetof(struct ts3_py_state, file_region_type), "FileRegion", "fd offset length",
      "Bytes of an open file to be sent."},
@@ -182,8 +187,8 @@ static int make_row(PyObject *module, PyObject *factory, const struct row_spec *
     if (doc && PyObject_SetAttrString(type, "__doc__", doc) == 0) {
         char *base = PyModule_GetState(module);
         memcpy(base + row->place, &type, sizeof(type));
-        result = PyModule_AddType(module, (PyTypeObject *)type); /* the state keeps the reference made here */
-        type = NULL;
+        result = PyModule_AddType(module, (PyTypeObject *)type);
+        type = NULL; /* the state keeps the reference */
     }
     Py_XDECREF(args);
     Py_XDECREF(named);
@@ -205,7 +210,8 @@ static int make_rows(PyObject *module)
     return result;
 }
 
-static int make_exception(PyObject *module, PyObject **place, const char *name, const char *doc, PyObject *base)
+static int make_exception(PyObject *module, PyObject **place, const char *name, const char *doc,
+                          PyObject *base)
 {
     char full_name[64];
     PyOS_snprintf(full_name, sizeof(full_name), "%s.%s", MODULE, name);
@@ -215,7 +221,8 @@ static int make_exception(PyObject *module, PyObject **place, const char *name, 
 
 static int make_exceptions(PyObject *module, struct ts3_py_state *state)
 {
-    if (make_exception(module, &state->engine_error, "EngineError", "The engine refuses a call.", NULL) < 0) {
+    if (make_exception(module, &state->engine_error, "EngineError", "The engine refuses a call.",
+                       NULL) < 0) {
         return -1;
     }
     const struct {
@@ -225,11 +232,14 @@ static int make_exceptions(PyObject *module, struct ts3_py_state *state)
     } kinds[] = {
         {&state->engine_forked, "EngineForked", "The engine belongs to the parent process."},
         {&state->engine_closed, "EngineClosed", "The engine was closed."},
-        {&state->queue_full, "QueueFull", "The engine has as many requests as it takes; drain() makes room."},
-        {&state->budget_exhausted, "BudgetExhausted", "No memory left for a window; closing one makes room."},
+        {&state->queue_full, "QueueFull",
+         "The engine has as many requests as it takes; drain() makes room."},
+        {&state->budget_exhausted, "BudgetExhausted",
+         "No memory left for a window; closing one makes room."},
     };
     for (size_t i = 0; i < sizeof(kinds) / sizeof(*kinds); i++) {
-        if (make_exception(module, kinds[i].place, kinds[i].name, kinds[i].doc, state->engine_error) < 0) {
+        if (make_exception(module, kinds[i].place, kinds[i].name, kinds[i].doc,
+                           state->engine_error) < 0) {
             return -1;
         }
     }
@@ -270,23 +280,24 @@ static int module_exec(PyObject *module)
 {
     struct ts3_py_state *state = ts3_py_module_state(module);
     if (refuse_subinterpreter() < 0 || set_up_libraries() < 0 || make_signer(state) < 0 ||
-        make_all_strings(state) < 0 || make_exceptions(module, state) < 0 || make_rows(module) < 0 ||
-        make_type(module, &state->window_type, &ts3_py_window_spec) < 0 ||
+        make_all_strings(state) < 0 || make_exceptions(module, state) < 0 ||
+        make_rows(module) < 0 || make_type(module, &state->window_type, &ts3_py_window_spec) < 0 ||
         make_type(module, &state->engine_type, &ts3_py_engine_spec) < 0) {
         return -1;
     }
 #if PY_VERSION_HEX < 0x030A0000
     state->window_type->tp_new = NULL;
 #endif
-    if (PyModule_AddStringConstant(module, "LIBCURL_VERSION", curl_version_info(CURLVERSION_NOW)->version) < 0) {
+    if (PyModule_AddStringConstant(module, "LIBCURL_VERSION",
+                                   curl_version_info(CURLVERSION_NOW)->version) < 0) {
         return -1;
     }
     return register_at_exit(module);
 }
 
-#define CLEAR_ALL(array) \
+#define CLEAR_ALL(array)                                            \
     for (size_t i = 0; i < sizeof(array) / sizeof(*(array)); i++) { \
-        Py_CLEAR((array)[i]); \
+        Py_CLEAR((array)[i]);                                       \
     }
 
 static int module_traverse(PyObject *module, visitproc visit, void *arg)
@@ -349,12 +360,14 @@ static void module_free(void *module)
 
 static PyMethodDef module_methods[] = {
     {"sign", AS_METHOD(ts3_py_functions_sign), METH_FASTCALL | METH_KEYWORDS,
-     "sign(*, method, host, path, query, headers, payload_sha256, time_s, region, access_key_id, secret, "
+     "sign(*, method, host, path, query, headers, payload_sha256, time_s, region, access_key_id, "
+     "secret, "
      "service='s3')\n--\n\nThe Authorization header of an S3 request."},
     {"parse_list", ts3_py_functions_parse_list, METH_O,
      "parse_list(document)\n--\n\nThe Page of a listing; ValueError for what is not a whole one."},
     {"parse_error", ts3_py_functions_parse_error, METH_O,
-     "parse_error(document)\n--\n\nThe ErrorDocument of S3's answer; ValueError for what is not one."},
+     "parse_error(document)\n--\n\nThe ErrorDocument of S3's answer; ValueError for what is not "
+     "one."},
     {"_stop_engines", stop_engines, METH_NOARGS,
      "_stop_engines()\n--\n\nJoin the threads of every engine; called at the interpreter's end."},
     {NULL, NULL, 0, NULL},

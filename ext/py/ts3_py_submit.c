@@ -17,7 +17,8 @@ static int spec_numbers(PyObject **given, struct ts3_request_spec *spec)
     uint64_t number = 0;
     for (size_t i = 0; i < sizeof(numbers) / sizeof(*numbers); i++) {
         if (given[numbers[i].arg]) {
-            if (ts3_py_args_number(given[numbers[i].arg], numbers[i].what, UINT32_MAX, &number) < 0) {
+            if (ts3_py_args_number(given[numbers[i].arg], numbers[i].what, UINT32_MAX,
+                                   &number) < 0) {
                 return -1;
             }
             *numbers[i].place = (uint32_t)number;
@@ -30,7 +31,8 @@ static int spec_numbers(PyObject **given, struct ts3_request_spec *spec)
         spec->priority = (int)number;
     }
     if (given[TS3_PY_SUBMIT_MAX_ANSWER]) {
-        if (ts3_py_args_number(given[TS3_PY_SUBMIT_MAX_ANSWER], "max_answer_bytes", SIZE_MAX, &number) < 0) {
+        if (ts3_py_args_number(given[TS3_PY_SUBMIT_MAX_ANSWER], "max_answer_bytes", SIZE_MAX,
+                               &number) < 0) {
             return -1;
         }
         spec->max_answer_bytes = (size_t)number;
@@ -45,12 +47,14 @@ static int spec_numbers(PyObject **given, struct ts3_request_spec *spec)
 static int spec_choices(struct ts3_py_state *state, PyObject **given, struct ts3_request_spec *spec)
 {
     size_t choice = 0;
-    if (ts3_py_args_choice(given[TS3_PY_SUBMIT_METHOD], state->methods, TS3_METHOD_COUNT, "method", &choice) < 0) {
+    if (ts3_py_args_choice(given[TS3_PY_SUBMIT_METHOD], state->methods, TS3_METHOD_COUNT, "method",
+                           &choice) < 0) {
         return -1;
     }
     spec->method = (enum ts3_method)choice;
     if (given[TS3_PY_SUBMIT_PARSE]) {
-        if (ts3_py_args_choice(given[TS3_PY_SUBMIT_PARSE], state->parses, TS3_PY_PARSES, "parse", &choice) < 0) {
+        if (ts3_py_args_choice(given[TS3_PY_SUBMIT_PARSE], state->parses, TS3_PY_PARSES, "parse",
+                               &choice) < 0) {
             return -1;
         }
         spec->parse = (enum ts3_parse)choice;
@@ -59,7 +63,8 @@ static int spec_choices(struct ts3_py_state *state, PyObject **given, struct ts3
 }
 
 /* None, a buffer, or a FileRegion. */
-static int spec_body(struct ts3_py_state *state, PyObject *body, struct ts3_request_spec *spec, Py_buffer *view)
+static int spec_body(struct ts3_py_state *state, PyObject *body, struct ts3_request_spec *spec,
+                     Py_buffer *view)
 {
     if (!body || body == Py_None) {
         return 0;
@@ -75,7 +80,8 @@ static int spec_body(struct ts3_py_state *state, PyObject *body, struct ts3_requ
     uint64_t fd = 0;
     uint64_t length = 0;
     if (ts3_py_args_number(PyTuple_GET_ITEM(body, 0), "fd", INT32_MAX, &fd) < 0 ||
-        ts3_py_args_number(PyTuple_GET_ITEM(body, 1), "offset", INT64_MAX, &spec->body_offset) < 0 ||
+        ts3_py_args_number(PyTuple_GET_ITEM(body, 1), "offset", INT64_MAX,
+                           &spec->body_offset) < 0 ||
         ts3_py_args_number(PyTuple_GET_ITEM(body, 2), "length", PY_SSIZE_T_MAX, &length) < 0) {
         return -1;
     }
@@ -84,7 +90,7 @@ static int spec_body(struct ts3_py_state *state, PyObject *body, struct ts3_requ
     return 0;
 }
 
-/* A str with characters from surrogateescape is bytes that were no UTF-8; *kept owns what key points into. */
+/* Surrogates in a str stand for bytes that were no UTF-8; *kept owns what key points into. */
 static int spec_key(PyObject *value, struct ts3_request_spec *spec, PyObject **kept)
 {
     if (PyUnicode_Check(value) && !PyUnicode_IS_ASCII(value)) {
@@ -114,7 +120,8 @@ static int spec_options(struct ts3_py_state *state, PyObject **given, struct ts3
         }
     }
     PyObject *etag = given[TS3_PY_SUBMIT_EXPECT_ETAG];
-    if (etag && etag != Py_None && ts3_py_args_cstring(etag, "expect_etag", &spec->expect_etag) < 0) {
+    if (etag && etag != Py_None &&
+        ts3_py_args_cstring(etag, "expect_etag", &spec->expect_etag) < 0) {
         return -1;
     }
     PyObject *strip = given[TS3_PY_SUBMIT_STRIP];
@@ -129,18 +136,21 @@ static int spec_options(struct ts3_py_state *state, PyObject **given, struct ts3
 }
 
 /* Fills the spec's pairs; *kept as in ts3_py_args_pairs. */
-static int spec_pairs(PyObject *value, const char *what, struct ts3_pair *pairs, size_t *count, PyObject **kept)
+static int spec_pairs(PyObject *value, const char *what, struct ts3_pair *pairs, size_t *count,
+                      PyObject **kept)
 {
     return value ? ts3_py_args_pairs(value, what, TS3_ENGINE_PAIRS, pairs, count, kept) : 0;
 }
 
-PyObject *ts3_py_submit(PyObject *object, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+PyObject *ts3_py_submit(PyObject *object, PyObject *const *args, Py_ssize_t nargs,
+                        PyObject *kwnames)
 {
     struct ts3_py_engine *self = (struct ts3_py_engine *)object;
     struct ts3_py_state *state = self->state;
     PyObject *given[TS3_PY_SUBMIT_ARGS];
-    if (!ts3_py_engine_get(self) || ts3_py_args_sort("submit", args, nargs, kwnames, state->submit_names, TS3_PY_SUBMIT_ARGS, 2,
-                                             3u, given) < 0) {
+    if (!ts3_py_engine_get(self) ||
+        ts3_py_args_sort("submit", args, nargs, kwnames, state->submit_names, TS3_PY_SUBMIT_ARGS, 2,
+                         3u, given) < 0) {
         return NULL;
     }
     struct ts3_pair query[TS3_ENGINE_PAIRS];
@@ -162,7 +172,8 @@ PyObject *ts3_py_submit(PyObject *object, PyObject *const *args, Py_ssize_t narg
         spec_options(state, given, &spec, pending) < 0 ||
         spec_key(given[TS3_PY_SUBMIT_KEY], &spec, &kept[0]) < 0 ||
         spec_pairs(given[TS3_PY_SUBMIT_QUERY], "query", query, &spec.query_count, &kept[1]) < 0 ||
-        spec_pairs(given[TS3_PY_SUBMIT_HEADERS], "headers", headers, &spec.header_count, &kept[2]) < 0) {
+        spec_pairs(given[TS3_PY_SUBMIT_HEADERS], "headers", headers, &spec.header_count,
+                   &kept[2]) < 0) {
         goto cleanup;
     }
     uint64_t id = 0;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* The type Window: a reference to memory of the engine's. It keeps no Python object alive, so it needs no part in
- * garbage collection. Its memory stays charged to the budget until it is closed and no request fills it any more. */
+/* The type Window: a reference to memory of the engine's. It keeps no Python object alive, so it
+ * needs no part in garbage collection. Its memory stays charged to the budget until it is closed
+ * and no request fills it any more. */
 #include "ts3_py.h"
 
 struct ts3_py_window {
@@ -26,7 +27,8 @@ PyObject *ts3_py_window_make(struct ts3_py_state *state, struct ts3_window *wind
 struct ts3_window *ts3_py_window_get(struct ts3_py_state *state, PyObject *object)
 {
     if (!Py_IS_TYPE(object, state->window_type)) {
-        PyErr_Format(PyExc_TypeError, "into must be a Window, not %.100s", Py_TYPE(object)->tp_name);
+        PyErr_Format(PyExc_TypeError, "into must be a Window, not %.100s",
+                     Py_TYPE(object)->tp_name);
         return NULL;
     }
     struct ts3_window *window = ((struct ts3_py_window *)object)->window;
@@ -77,7 +79,8 @@ static PyObject *window_read(PyObject *object, PyObject *const *args, Py_ssize_t
                      (unsigned long long)offset, (unsigned long long)(offset + length), ready);
         return NULL;
     }
-    return PyBytes_FromStringAndSize((const char *)ts3_window_data(self->window) + offset, (Py_ssize_t)length);
+    return PyBytes_FromStringAndSize((const char *)ts3_window_data(self->window) + offset,
+                                     (Py_ssize_t)length);
 }
 
 static PyObject *window_arm(PyObject *object, PyObject *upto)
@@ -116,14 +119,16 @@ static PyObject *window_repr(PyObject *object)
     if (!self->window) {
         return PyUnicode_FromFormat("<Window of %zu bytes, closed>", self->size_bytes);
     }
-    return PyUnicode_FromFormat("<Window of %zu bytes, %zu ready>", self->size_bytes, ts3_window_ready(self->window));
+    return PyUnicode_FromFormat("<Window of %zu bytes, %zu ready>", self->size_bytes,
+                                ts3_window_ready(self->window));
 }
 
-/* The call through void (*)(void) is the one that compilers accept for a function of another signature. */
+/* A cast through void (*)(void) is the one that compilers accept for another signature. */
 #define AS_METHOD(function) ((PyCFunction)(void (*)(void))(function))
 
 static PyMethodDef window_methods[] = {
-    {"arm", window_arm, METH_O, "arm(upto)\n--\n\nTrue: so many bytes are ready; else an event tells when."},
+    {"arm", window_arm, METH_O,
+     "arm(upto)\n--\n\nTrue: so many bytes are ready; else an event tells when."},
     {"read", AS_METHOD(window_read), METH_FASTCALL,
      "read(offset, length)\n--\n\nA copy of ready bytes; ValueError beyond them."},
     {"close", window_close, METH_NOARGS, "close()\n--\n\nGive the memory back; idempotent."},
@@ -146,7 +151,8 @@ static PyType_Slot window_slots[] = {
 };
 
 #if PY_VERSION_HEX >= 0x030A0000
-#define WINDOW_FLAGS (Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_IMMUTABLETYPE)
+#define WINDOW_FLAGS \
+    (Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_IMMUTABLETYPE)
 #else
 #define WINDOW_FLAGS Py_TPFLAGS_DEFAULT /* the module takes tp_new away */
 #endif
