@@ -7,17 +7,18 @@ import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import pytest_twisted
 from pytest_twisted import ensureDeferred
+from twisted.logger import formatEvent, globalLogPublisher
 
 from tahoe_s3.client import (
     AccessDenied,
     BadReply,
     Changed,
     ClientConfig,
-    ClockSkewed,
     FileRegion,
     NoSuchBucket,
     NoSuchUpload,
@@ -25,10 +26,10 @@ from tahoe_s3.client import (
     Page,
     S3Client,
     S3Error,
-    WrongRegion,
     open_client,
 )
 
+from .native.scripted import ScriptedServer, answer
 from .support.s3server import S3Server
 
 SECRET = "secret/of+the=test"
@@ -219,6 +220,36 @@ async def test_a_service_without_v2_is_listed_by_v1(s3server: S3Server, client: 
 
 
 @ensureDeferred
+async def test_a_service_that_answers_v2_with_v1_is_listed_by_v1() -> None:
+    """It ignores what it does not know: list-type, and start-after."""
+    targets: list[str] = []
+
+    def respond(what: str, _body: bytes) -> bytes:
+        targets.append(what)
+        marker = parse_qs(urlsplit(what).query).get("marker", [""])[0]
+        rows = "".join(
+            f"<Contents><Key>k{i}</Key><LastModified>2023-01-01T00:00:30Z</LastModified><ETag>e</ETag>"
+            "<Size>1</Size></Contents>"
+            for i in range(6) if f"k{i}" > marker
+        )
+        cut = "</Contents>".join(rows.split("</Contents>")[:2]) + "</Contents>" if rows.count("<Key>") > 2 else rows
+        more = "true" if cut != rows else "false"
+        return answer(f"<ListBucketResult><Marker>{marker}</Marker><IsTruncated>{more}</IsTruncated>{cut}"
+                      "</ListBucketResult>".encode())
+
+    server = ScriptedServer(respond)
+    client = opened(server.url)
+    page = await client.list_page("", start_after="k2")
+    assert [entry.key for entry in page.entries] == ["k3", "k4"]
+    assert page.next_token is not None
+    page = await client.list_page("", token=page.next_token)
+    assert [entry.key for entry in page.entries] == ["k5"]
+    assert ["list-type" in target for target in targets] == [True, False, False]
+    await client.close()
+    server.close()
+
+
+@ensureDeferred
 async def test_many_are_deleted_in_one_request(s3server: S3Server, client: S3Client) -> None:
     keys = [f"k {i}<&>é\t" for i in range(30)]
     for key in keys:
@@ -312,26 +343,36 @@ async def test_what_is_wrong_with_a_bucket_is_told(s3server: S3Server, changes: 
 async def test_the_region_is_adopted(s3server: S3Server) -> None:
     s3server.settings.region = "eu-far-7"
     client = opened(s3server.url)
-    try:
-        await client.put("k", b"x")
-        await client.put("l", b"x")
-        assert len(s3server.refused) == 1
-    except WrongRegion as error:
-        assert error.region == "eu-far-7"
+    await client.put("k", b"x")
+    await client.put("l", b"x")
+    assert len(s3server.refused) == 1
+    assert client.region == "eu-far-7"
     await client.close()
 
 
 @ensureDeferred
-async def test_a_wrong_clock_is_corrected_or_told(s3server: S3Server) -> None:
+async def test_a_wrong_clock_is_corrected_and_told(s3server: S3Server) -> None:
     import time
 
     s3server.wall_s = lambda: time.time() + 7200
+    told: list[str] = []
     client = opened(s3server.url)
+
+    def observe(event: dict[str, Any]) -> None:
+        if event.get("log_namespace", "").startswith("tahoe_s3.transfer"):
+            told.append(formatEvent(event))
+
+    globalLogPublisher.addObserver(observe)
     try:
         await client.put("k", b"x")
-        assert abs(client.stats()["skew_s"] - 7200) < 5
-    except ClockSkewed as error:
-        assert error.server_time_s is not None
+        await client.put("l", b"x")
+    finally:
+        globalLogPublisher.removeObserver(observe)
+    assert abs(client.stats()["skew_s"] - 7200) < 5
+    assert client.clock_difference_s is not None
+    assert abs(client.clock_difference_s - 7200) < 5
+    assert len(told) == 1
+    assert told[0].startswith("This machine's clock (")
     await client.close()
 
 
