@@ -9,20 +9,18 @@ fails, the call fails; shares whose outcome is unknown are unsure (store/slots.p
 Owner: the Store. Thread: the reactor's; large files are copied and hashed in its thread pool. Errors: S3Error, the
 exceptions of Tahoe's own code, DamagedContainerError, OSError where the scratch folder cannot be written.
 Limits: FETCHES_AT_ONCE shares of a slot are fetched at once, FETCH_BYTES a request; the scratch folder holds a copy
-of the shares that a call names, links to the others, and goes away with the call.
+of the shares that a call names and links to the others, until the call ends.
 """
 
 from __future__ import annotations
 
 import os
-import secrets
-import shutil
 from collections.abc import Collection, Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, TypeVar
 
-from allmydata.storage.common import UnknownMutableContainerVersionError, storage_index_to_dir
+from allmydata.storage.common import UnknownMutableContainerVersionError
 from allmydata.util.assertutil import precondition
 from twisted.internet.defer import Deferred, DeferredSemaphore, inlineCallbacks, maybeDeferred
 from twisted.internet.threads import deferToThreadPool
@@ -44,6 +42,7 @@ from tahoe_s3.store.index import IMMUTABLE, MUTABLE, ShareRow
 from tahoe_s3.store.keys import ShareId, share_key, si_text
 from tahoe_s3.store.objects import put_file
 from tahoe_s3.store.readahead import SMALL_OBJECT_BYTES
+from tahoe_s3.store.scratch import Scratch
 from tahoe_s3.store.versions import Restart, Shared, ShareGone, all_of
 
 if TYPE_CHECKING:
@@ -52,6 +51,8 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 T = TypeVar("T")
 
+#: The scratch folder's name in incoming/, which no storage index's can be.
+SCRATCH = "slots"
 FETCHES_AT_ONCE = 4
 PUTS_AT_ONCE = 8
 #: An object up to this size is fetched for a write with one GET, a larger one in pieces of it.
@@ -101,6 +102,7 @@ class MutableSlots:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._scratch = Scratch(store.incoming_dir / SCRATCH)
         self._fetching: dict[tuple[ShareId, str, int], Shared[bytes]] = {}
 
     # reading
@@ -263,12 +265,10 @@ class MutableSlots:
     def _read_test_write(
         self, storage_index: bytes, touched: frozenset[int], execute: Callable[[str], R]
     ) -> Generator[Deferred[Any], Any, R]:
-        scratch = self._store.incoming_dir / f"rtw-{secrets.token_hex(8)}"
+        folder = self._scratch.take(storage_index)
         try:
-            folder = scratch / storage_index_to_dir(storage_index)
-            folder.parent.mkdir(parents=True)
             before: list[_Local] = yield self._bring(storage_index, touched, folder)
-            result = execute(str(scratch))
+            result = execute(str(self._scratch.sharedir))
             after = {int(path.name) for path in folder.iterdir()} if folder.is_dir() else set()
             changed: list[_Changed] = yield self._find_changed(
                 storage_index, {local.shnum: local.sha256 for local in before}, after & touched, folder
@@ -277,14 +277,7 @@ class MutableSlots:
             yield self._apply(storage_index, changed, gone)
             return result
         finally:
-            self._remove(scratch)
-
-    def _remove(self, scratch: Path) -> None:
-        def failed(_function: object, path: str, problem: Any) -> None:
-            self.log.warn("cannot remove {path}: {problem}", path=path, problem=str(problem[1]))
-
-        if scratch.exists():
-            shutil.rmtree(scratch, onerror=failed)
+            self._scratch.give_back(folder)
 
     @inlineCallbacks
     def _bring(
@@ -292,9 +285,6 @@ class MutableSlots:
     ) -> Generator[Deferred[Any], Any, list[_Local]]:
         """All shares of the slot into `folder`, each a file whose bytes are those of the bucket."""
         rows = self._store.index.shares(storage_index)
-        if not rows:
-            return []
-        folder.mkdir()
         gate = DeferredSemaphore(FETCHES_AT_ONCE)
         versions = self._store.reads.versions
 
@@ -369,15 +359,16 @@ class MutableSlots:
     def _learn_file(self, share: ShareId, path: Path) -> None:
         """What the container says, where the index does not know it; and whether it is a mutable one at all."""
         key, store = share_key(*share), self._store
+        row = store.index.share(*share)
+        if row is None or (row.kind == MUTABLE and row.data_length is not None and row.leases is not None):
+            return
         with path.open("rb") as file:
             require_mutable(key, file.read(HEAD_BYTES))
         container = inspect_file(key, path)
-        row = store.index.share(*share)
-        if row is not None and (row.kind is None or row.data_length is None or row.leases is None):
-            store.reads.versions.learn(
-                share, store.slots.generation(*share), etag=row.etag, size=row.size, kind=container.head.kind,
-                data_length=container.head.data_length, leases=container.leases,
-            )  # fmt: skip
+        store.reads.versions.learn(
+            share, store.slots.generation(*share), etag=row.etag, size=row.size, kind=container.head.kind,
+            data_length=container.head.data_length, leases=container.leases,
+        )  # fmt: skip
 
     @inlineCallbacks
     def _find_changed(

@@ -95,4 +95,4 @@ async def test_mutable_slots_written_and_read_at_once(node: NodeHere, s3server: 
     await gatherResults([start(work(index)) for index in indexes for work in (write, read, read)], consumeErrors=True)
     for index in indexes:
         assert await node.read_slot(index) == {0: versions[ROUNDS - 1], 1: versions[ROUNDS - 1]}
-    assert list(node.server.store.incoming_dir.iterdir()) == []
+    assert [path for path in node.server.store.incoming_dir.rglob("*") if path.is_file()] == []
