@@ -63,9 +63,7 @@ def classes_of(names: Sequence[str]) -> dict[str, int]:
         "for n in sys.argv[1:]:\n"
         "    for t in cases(TestLoader().loadByName('allmydata.test.' + n, recurse=True)): print(t.id())\n"
     )
-    told = subprocess.run(
-        [sys.executable, "-c", code, *names], capture_output=True, text=True, check=True, timeout=120
-    )
+    told = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, check=True, timeout=120)
     counts: dict[str, int] = {}
     for line in told.stdout.split():
         name = line.rpartition(".")[0]
@@ -115,9 +113,7 @@ def read_outcome(title: str, log: Path, *, seconds: float, ended_well: bool) -> 
     ran = re.findall(r"^Ran (\d+) tests in", text, re.MULTILINE)
     skipped = re.findall(r"^(?:PASSED|FAILED) \(.*?skips=(\d+)", text, re.MULTILINE)
     blocks = re.findall(r"^=+\n\[(?:FAIL|ERROR)\]\n.*?(?=^=+\n|^-{30,}\n)", text, re.MULTILINE | re.DOTALL)
-    failed = sorted(
-        {name for block in blocks for name in re.findall(r"^(allmydata\.test\.\S+)$", block, re.M)}
-    )
+    failed = sorted({name for block in blocks for name in re.findall(r"^(allmydata\.test\.\S+)$", block, re.M)})
     return Outcome(
         name=title,
         ran=int(ran[-1]) if ran else 0,
@@ -188,9 +184,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--on", action="append", choices=["disk", "moto", "seaweedfs"], required=True)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
-    parser.add_argument(
-        "names", nargs="*", default=list(SUITES), help="modules of allmydata.test, or classes"
-    )
+    parser.add_argument("names", nargs="*", default=list(SUITES), help="modules of allmydata.test, or classes")
     given = parser.parse_args()
     counts = classes_of(given.names)
     results = [run_on(name, counts, jobs=given.jobs) for name in given.on]

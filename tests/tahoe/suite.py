@@ -18,9 +18,7 @@ from pathlib import Path
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, required=True, help="where trial makes its temporary folder")
-    parser.add_argument(
-        "--service", help="URL,KEY_ID,SECRET,REGION of an S3 service; without it, stock Tahoe"
-    )
+    parser.add_argument("--service", help="URL,KEY_ID,SECRET,REGION of an S3 service; without it, stock Tahoe")
     parser.add_argument("names", nargs="+")
     return parser.parse_args()
 
