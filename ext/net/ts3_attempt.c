@@ -331,11 +331,11 @@ static bool check_head(struct ts3_request *request)
         request->total = answer->range_total; /* of a 416: how long the object is */
     if (!good)
         return true;
+    if (answer->status == 206 && request->into == NULL)
+        return protocol_fault(request, "a range came that was not asked for");
     if (request->method != TS3_GET && request->method != TS3_HEAD)
         return true;
     if (request->method == TS3_HEAD || request->into == NULL) {
-        if (answer->status == 206)
-            return protocol_fault(request, "a range came that was not asked for");
         if (answer->length != TS3_ANSWER_UNKNOWN)
             request->total = answer->length;
         return request->method == TS3_HEAD || request->parse != TS3_PARSE_BYTES || request->etag[0] == '\0' ||
