@@ -12,7 +12,7 @@ such a str names the same key again.
 Times: `_s` seconds since 1970 UTC, `_ms` and `_us` spans of milliseconds and microseconds. Sizes are bytes.
 """
 from collections.abc import Sequence
-from typing import Final, Literal, NamedTuple, Optional, Union, final
+from typing import Final, Literal, NamedTuple, Union, final
 
 Parse = Literal["none", "bytes", "list", "deleted", "create", "complete", "copy", "uploads"]
 Kind = Literal[
@@ -63,7 +63,7 @@ class Page(NamedTuple):
 
     entries: list[Entry]
     prefixes: list[str]
-    next_token: Optional[str]
+    next_token: str | None
     v1: bool
 
 class Upload(NamedTuple):
@@ -71,14 +71,14 @@ class Upload(NamedTuple):
 
     key: str
     upload_id: str
-    initiated_s: Optional[int]
+    initiated_s: int | None
 
 class Uploads(NamedTuple):
     """One page of multipart uploads; both markers are None on the last."""
 
     uploads: list[Upload]
-    next_key_marker: Optional[str]
-    next_upload_id_marker: Optional[str]
+    next_key_marker: str | None
+    next_upload_id_marker: str | None
 
 class ErrorDocument(NamedTuple):
     """An S3 error document; what it does not say is ""."""
@@ -88,7 +88,7 @@ class ErrorDocument(NamedTuple):
     region: str
     request_id: str
     host_id: str
-    server_time_s: Optional[int]
+    server_time_s: int | None
 
 class Failure(NamedTuple):
     """Why a request failed, after all its attempts.
@@ -107,8 +107,8 @@ class Failure(NamedTuple):
     status: int
     code: str
     message: str
-    server_time_s: Optional[int]
-    region: Optional[str]
+    server_time_s: int | None
+    region: str | None
 
 class Event(NamedTuple):
     """What the engine has to say of a request.
@@ -126,14 +126,14 @@ class Event(NamedTuple):
 
     id: int
     final: bool
-    failure: Optional[Failure]
+    failure: Failure | None
     status: int
-    etag: Optional[str]
-    size: Optional[int]
-    modified_s: Optional[int]
-    server_time_s: Optional[int]
+    etag: str | None
+    size: int | None
+    modified_s: int | None
+    server_time_s: int | None
     skew_s: int
-    value: Union[Page, Uploads, bytes, str, list[tuple[str, str]], None]
+    value: Page | Uploads | bytes | str | list[tuple[str, str]] | None
     request_id: str
     host_id: str
     attempts: int
@@ -175,11 +175,11 @@ class Engine:
     """
 
     def __new__(
-        cls, *, endpoint: str, region: str, bucket: str, path_style: bool = True, ca_file: Optional[str] = None,
+        cls, *, endpoint: str, region: str, bucket: str, path_style: bool = True, ca_file: str | None = None,
         proxy: str = "", max_connections: int = 32, max_queue: int = 1024, buffer_budget_bytes: int = 134_217_728,
         workers: int = 2, sign_payload: bool = True, connect_ms: int = 10_000, retry_tokens: int = 0,
     ) -> Engine: ...
-    def set_credentials(self, access_key_id: str, secret: bytes, token: Optional[str] = None) -> None:
+    def set_credentials(self, access_key_id: str, secret: bytes, token: str | None = None) -> None:
         """Sign attempts from now on with these. The token is sent, signed, as x-amz-security-token."""
     def fileno(self) -> int:
         """An eventfd, readable while drain() has events. Owned by the engine, valid until it is gone."""
@@ -187,9 +187,9 @@ class Engine:
         """At least 1 byte. Raises BudgetExhausted, ValueError, MemoryError, EngineClosed."""
     def submit(
         self, method: Method, key: str, *, query: Pairs = (), headers: Pairs = (),
-        body: Union[bytes, bytearray, memoryview, FileRegion, None] = None, into: Optional[Window] = None,
-        offset: int = 0, expect_etag: Optional[str] = None, parse: Parse = "none", max_answer_bytes: int = 0,
-        strip: Optional[str] = None, priority: int = 1, attempts: int = 5, first_byte_ms: int = 10_000,
+        body: bytes | bytearray | memoryview | FileRegion | None = None, into: Window | None = None,
+        offset: int = 0, expect_etag: str | None = None, parse: Parse = "none", max_answer_bytes: int = 0,
+        strip: str | None = None, priority: int = 1, attempts: int = 5, first_byte_ms: int = 10_000,
         stall_ms: int = 20_000, deadline_ms: int = 0,
     ) -> int:
         """Hand in a request and return its id (never 0). Never blocks.
