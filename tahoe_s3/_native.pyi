@@ -12,14 +12,14 @@ such a str names the same key again.
 Times: `_s` seconds since 1970 UTC, `_ms` and `_us` spans of milliseconds and microseconds. Sizes are bytes.
 """
 from collections.abc import Sequence
-from typing import Final, Literal, NamedTuple, Union, final
+from typing import Final, Literal, NamedTuple, final
 
 Parse = Literal["none", "bytes", "list", "deleted", "create", "complete", "copy", "uploads"]
 Kind = Literal[
     "service", "auth", "transport", "timeout", "protocol", "integrity", "changed", "cancelled", "closed", "local"
 ]
 Method = Literal["GET", "HEAD", "PUT", "POST", "DELETE"]
-Text = Union[str, bytes]
+Text = str | bytes
 Pairs = Sequence[tuple[Text, Text]]
 
 LIBCURL_VERSION: Final[str]
