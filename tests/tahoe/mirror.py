@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from allmydata.test.test_system import SystemTest
 from allmydata.util.base32 import a2b
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred
 
 if TYPE_CHECKING:
     from .on_s3 import Buckets
@@ -51,6 +51,20 @@ class Mirror:
         node.getServiceNamed("storage").store.share_changed(a2b(storage_index.encode()), int(shnum))
 
 
+class Elsewhere:
+    """A test, but for the folder that it believes to be its own."""
+
+    def __init__(self, test: SystemTest, folder: Path) -> None:
+        self._test = test
+        self.basedir = str(folder)
+
+    def getdir(self, name: str) -> str:
+        return str(Path(self.basedir) / name)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._test, name)
+
+
 def install(buckets: Buckets) -> None:
     """Points the three helpers of SystemTest that read the disk at the copies."""
     mirror = Mirror(buckets)
@@ -68,14 +82,8 @@ def install(buckets: Buckets) -> None:
         mirror.copy_back(self, filename)
 
     def test_runner(self: SystemTest, result: Any) -> Deferred[Any]:
-        real = self.basedir
-        self.basedir = str(mirror.refresh(real))
-
-        def restore(outcome: Any) -> Any:
-            self.basedir = real
-            return outcome
-
-        return maybeDeferred(runner, self, result).addBoth(restore)
+        found: Deferred[Any] = runner(Elsewhere(self, mirror.refresh(self.basedir)), result)
+        return found
 
     SystemTest._find_all_shares = find_all_shares
     SystemTest._corrupt_mutable_share = corrupt_mutable_share
