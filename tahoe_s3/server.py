@@ -200,15 +200,22 @@ class S3StorageServer(StorageServer):
             raise IndexError("no such lease to renew")
         yield self.store.slots.run(storage_index, lambda: self.store.overlay.read(storage_index))
         wanted = hash_secret(renew_secret)
+        found = self._find_lease(storage_index, wanted)
         for row in rows:
-            if row.leases is None:
+            if found is None and row.leases is None:
                 yield self.store.learn_leases(storage_index, row.shnum)
+                found = self._find_lease(storage_index, wanted)
+        if found is None:
+            raise IndexError("unable to renew non-existent lease")
+        yield self.store.overlay.add(storage_index, found.until(int(self._clock.seconds() + DEFAULT_RENEWAL_TIME)))
+
+    def _find_lease(self, storage_index: bytes, renew_hash: bytes) -> Lease | None:
+        """The lease of any share there, as far as the index knows them."""
+        for row in self.store.index.shares(storage_index):
             for lease in self.store.index.leases(storage_index, row.shnum):
-                if lease.renew_hash == wanted:
-                    expiration_s = int(self._clock.seconds() + DEFAULT_RENEWAL_TIME)
-                    yield self.store.overlay.add(storage_index, lease.until(expiration_s))
-                    return
-        raise IndexError("unable to renew non-existent lease")
+                if lease.renew_hash == renew_hash:
+                    return lease
+        return None
 
     def advise_corrupt_share(
         self, share_type: bytes, storage_index: bytes, shnum: int, reason: bytes

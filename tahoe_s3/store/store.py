@@ -227,7 +227,9 @@ class Store:
 
     @inlineCallbacks
     def close(self) -> Generator[Deferred[Any], Any, None]:
-        """Wait for what has begun, then stop the engine and mark the index clean. Never fails."""
+        """Wait for what has begun, then stop the engine and mark the index clean. Never fails; once is enough."""
+        if self._closed:
+            return
         self.refuse_more()
         self._closed = True
         for timer in self._timers:

@@ -68,7 +68,7 @@ class ServerPlace(Place):
         """No upload has left a trace on this machine: writers, their timers, files, space."""
         assert self.server._bucket_writers == {} and self.server.allocated_size() == 0
         assert self.clock.getDelayedCalls() == []
-        assert list(self.store.incoming_dir.iterdir()) == []
+        assert [path for path in self.store.incoming_dir.rglob("*") if path.is_file()] == []
 
 
 def reborn(client: MemoryClient) -> MemoryClient:

@@ -245,7 +245,8 @@ def test_the_bucket_is_the_index(node: Node) -> None:
     before = dict(node.client.objects)
     store = node.start()
     assert [row.shnum for row in store.index.shares(SI)] == [0, 12] and store.index.share_count == 3
-    assert store.index.used_bytes == sum(len(o.data) for key, o in before.items() if isinstance(parse_key(key), ShareId))
+    sizes = [len(stored.data) for key, stored in before.items() if isinstance(parse_key(key), ShareId)]
+    assert store.index.used_bytes == sum(sizes)
     assert store.foreign_keys == 4
     assert {key: node.client.objects[key] for key in before} == before, "nothing there was touched"
     assert now(store.reads.read(ShareId(SI, 0), 12, 3000)) == DATA
