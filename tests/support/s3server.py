@@ -140,18 +140,28 @@ class S3Server:
         self.refused: list[Denied] = []
         self.rules: list[Rule] = []
         self._port: Any = None
+        self._scheme = "http"
         self._site: Any = None
         self._open: set[Any] = set()
 
-    def start(self, port: int = 0) -> str:
-        """Listens, on `port` or any free one; returns the URL."""
+    def start(self, port: int = 0, *, tls: Any = None) -> str:
+        """Listens, on `port` or any free one, with `tls` (authority.py) behind TLS; returns the URL."""
         self._site = Site(_Root(self), timeout=60)
-        self._port = self.reactor.listenTCP(port, self._site, interface="127.0.0.1")
+        self._scheme = "http" if tls is None else "https"
+        if tls is None:
+            self._port = self.reactor.listenTCP(port, self._site, interface="127.0.0.1")
+        else:
+            self._port = self.reactor.listenSSL(port, self._site, tls, interface="127.0.0.1")
         return self.url
 
     @property
+    def port(self) -> int:
+        number: int = self._port.getHost().port
+        return number
+
+    @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._port.getHost().port}"
+        return f"{self._scheme}://127.0.0.1:{self.port}"
 
     async def stop(self) -> None:
         """Opens all gates, drops every connection and stops listening."""
@@ -185,9 +195,7 @@ class S3Server:
         applied: bool = False,
     ) -> Rule:
         """Answers with an error document; with `applied` the operation happens all the same."""
-        return self._rule(
-            operation, key, times, applied=applied, error=Denied(status, code, "as the test asked")
-        )
+        return self._rule(operation, key, times, applied=applied, error=Denied(status, code, "as the test asked"))
 
     def hold(
         self,
