@@ -36,7 +36,9 @@ class ClockedReactor(Clock):
         return getattr(self._real, name)
 
 
-def config_for(server: S3Server, *, part_size_bytes: int = 8 * MIB, token: str | None = None) -> S3Config:
+def config_for(
+    server: S3Server, *, part_size_bytes: int = 8 * MIB, token: str | None = None, ca_bundle: Path | None = None
+) -> S3Config:
     """What a node's tahoe.cfg would say about the test's S3 server."""
     access_key_id, secret = next(iter(server.secrets.items()))
     return S3Config(
@@ -48,7 +50,7 @@ def config_for(server: S3Server, *, part_size_bytes: int = 8 * MIB, token: str |
         region_is_explicit=False,
         prefix="",
         path_style=True,
-        ca_bundle=None,
+        ca_bundle=ca_bundle,
         max_connections=32,
         part_size_bytes=part_size_bytes,
         token=token,
@@ -96,12 +98,10 @@ class NodeHere:
         await self.server.stopService()
 
 
-async def open_here(
-    reactor: Any, server: S3Server, folder: Path, *, part_size_bytes: int = 8 * MIB, token: str | None = None
-) -> NodeHere:
-    """Opens the bucket as a node's start does."""
+async def open_here(reactor: Any, server: S3Server, folder: Path, **options: Any) -> NodeHere:
+    """Opens the bucket as a node's start does. `options` are config_for's."""
     clock = ClockedReactor(reactor)
-    config = config_for(server, part_size_bytes=part_size_bytes, token=token)
+    config = config_for(server, **options)
     settings = NodeSettings(nickname="here", readonly=False, reserved_space_bytes=0, has_permutation_seed=True)
     storage_dir = folder / "storage"
     store = await open_storage(clock, config, nodeid=NODE_ID, storage_dir=storage_dir, settings=settings)

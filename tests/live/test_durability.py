@@ -65,7 +65,7 @@ async def setting(s3server: S3Server, tmp_path: Path) -> AsyncIterator[Setting]:
     access_key_id, secret = next(iter(s3server.secrets.items()))
     options = {"part_size": str(PART), "region": "us-east-1"}
     backend = S3Backend(s3server.url, s3server.bucket_name, access_key_id, secret, options=options)
-    grid = Grid(tmp_path / "grid")
+    grid = Grid(tmp_path / "grid", with_introducer=False)
     await deferToThread(grid.__enter__)
     try:
         node = await deferToThread(grid.add_storage, "storage", backend)

@@ -23,7 +23,6 @@ from urllib.parse import quote
 
 from .nodes import (
     Node,
-    NodeFailed,
     S3Backend,
     create,
     free_endpoint,
@@ -82,11 +81,7 @@ class ClientNode(Node):
 
     def connected_servers(self) -> int:
         page = json.loads(_get(self.url("/?t=json")))
-        return sum(
-            1
-            for server in page["servers"]
-            if str(server["connection_status"]).lower().startswith("connected")
-        )
+        return sum(1 for server in page["servers"] if str(server["connection_status"]).lower().startswith("connected"))
 
     def wait_connected(self, servers: int = 1, limit_s: float = CONNECT_LIMIT_S) -> None:
         """Waits until exactly that many servers are connected."""
@@ -122,9 +117,7 @@ class ClientNode(Node):
     def check(self, cap: str, *, add_lease: bool = False, verify: bool = False) -> dict[str, Any]:
         """The check's results as JSON."""
         options = f"?t=check&output=json&add-lease={str(add_lease).lower()}&verify={str(verify).lower()}"
-        found: dict[str, Any] = json.loads(
-            _request("POST", self.url("/uri/" + quote(cap, safe="") + options), b"")
-        )
+        found: dict[str, Any] = json.loads(_request("POST", self.url("/uri/" + quote(cap, safe="") + options), b""))
         return found
 
 
@@ -144,16 +137,21 @@ def _get(url: str) -> bytes:
 
 
 class Grid:
-    """The nodes of one grid, in one folder."""
+    """The nodes of one grid, in one folder.
 
-    def __init__(self, folder: Path) -> None:
+    Without an introducer, storage nodes can be spoken to, but no client finds them.
+    """
+
+    def __init__(self, folder: Path, *, with_introducer: bool = True) -> None:
         self.folder = folder
+        self.with_introducer = with_introducer
         self.nodes: list[Node] = []
         self.introducer: Introducer | None = None
 
     def __enter__(self) -> Grid:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.add_introducer()
+        if self.with_introducer:
+            self.add_introducer()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -179,17 +177,15 @@ class Grid:
         node.start()
         return node
 
-    def _join(self) -> str:
-        if self.introducer is None:
-            raise NodeFailed("the grid has no introducer")
-        return f"--introducer={self.introducer.furl}"
+    def _join(self) -> list[str]:
+        return [] if self.introducer is None else [f"--introducer={self.introducer.furl}"]
 
     def create_storage(self, name: str, backend: S3Backend | None = None, **options: str) -> StorageNode:
         """A storage node's folder, configured and not started; `options` go to [storage]."""
         port, location = free_endpoint()
         node = StorageNode(self.folder / name)
         listen = (f"--nickname={name}", "--listen=tcp", f"--port={port}", f"--location={location}")
-        create("node", node.folder, self._join(), *listen, "--webport=tcp:0:interface=127.0.0.1")
+        create("node", node.folder, *self._join(), *listen, "--webport=tcp:0:interface=127.0.0.1")
         node.set_options("storage", options)
         if backend is not None:
             node.use_s3(backend)
@@ -215,7 +211,7 @@ class Grid:
         node.grid = self
         needed, happy, total = shares
         encoding = (f"--shares-needed={needed}", f"--shares-happy={happy}", f"--shares-total={total}")
-        create("client", node.folder, self._join(), "--webport=tcp:0:interface=127.0.0.1", *encoding)
+        create("client", node.folder, *self._join(), "--webport=tcp:0:interface=127.0.0.1", *encoding)
         node.set_options("client", {"force_foolscap": str(force_foolscap)})
         self.nodes.append(node)
         node.start()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A node's folder written by hand, for nodes that are built in the test's own process.
 
-    basedir = make_folder(tmp_path / "node", keys(s3server, s3__region="eu-west-1"))
-    node = await client.create_client(str(basedir)); ...; await stop(node)
+basedir = make_folder(tmp_path / "node", keys(s3server, s3__region="eu-west-1"))
+node = await client.create_client(str(basedir)); ...; await stop(node)
 """
 
 from __future__ import annotations

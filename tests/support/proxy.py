@@ -40,9 +40,7 @@ def describe(head: bytes) -> tuple[str, str, int]:
         method=method,
         bucket=bucket,
         key=unquote(key),
-        query={
-            unquote(piece.partition("=")[0]): piece.partition("=")[2] for piece in query.split("&") if piece
-        },
+        query={unquote(piece.partition("=")[0]): piece.partition("=")[2] for piece in query.split("&") if piece},
         headers=headers,
         body=b"",
         now_s=0.0,

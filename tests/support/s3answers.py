@@ -129,9 +129,7 @@ def _object_headers(stored: Stored) -> dict[str, str]:
 
 
 def _metadata(call: Call) -> dict[str, str]:
-    return {
-        name: value for name, value in call.headers.items() if name in _KEPT or name.startswith("x-amz-meta-")
-    }
+    return {name: value for name, value in call.headers.items() if name in _KEPT or name.startswith("x-amz-meta-")}
 
 
 def _check_condition(server: S3Server, call: Call) -> None:
@@ -222,12 +220,8 @@ def _list(server: S3Server, call: Call) -> Answer:
     elif page.next_after is not None and delimiter:
         inside += _tag("NextMarker", name(page.next_after))
     for key, stored in page.entries:
-        row = (
-            _tag("Key", name(key)) + _tag("LastModified", iso(stored.modified_s)) + _tag("ETag", stored.etag)
-        )
-        inside += (
-            f"<Contents>{row}{_tag('Size', len(stored.body))}{_tag('StorageClass', 'STANDARD')}</Contents>"
-        )
+        row = _tag("Key", name(key)) + _tag("LastModified", iso(stored.modified_s)) + _tag("ETag", stored.etag)
+        inside += f"<Contents>{row}{_tag('Size', len(stored.body))}{_tag('StorageClass', 'STANDARD')}</Contents>"
     for group in page.prefixes:
         inside += f"<CommonPrefixes>{_tag('Prefix', name(group))}</CommonPrefixes>"
     return _xml("ListBucketResult", inside)
@@ -285,9 +279,7 @@ def _list_uploads(server: S3Server, call: Call) -> Answer:
     for key, upload_id in page:
         started = iso(server.bucket.uploads[upload_id].started_s)
         name = quote(key, safe="-_.~/") if url else key
-        inside += (
-            f"<Upload>{_tag('Key', name)}{_tag('UploadId', upload_id)}{_tag('Initiated', started)}</Upload>"
-        )
+        inside += f"<Upload>{_tag('Key', name)}{_tag('UploadId', upload_id)}{_tag('Initiated', started)}</Upload>"
     return _xml("ListMultipartUploadsResult", inside)
 
 

@@ -57,9 +57,7 @@ class Bucket:
         self.min_part_bytes = min_part_bytes
         self._serial = itertools.count(1)
 
-    def put(
-        self, key: str, body: bytes, *, now_s: float, metadata: Mapping[str, str] | None = None
-    ) -> Stored:
+    def put(self, key: str, body: bytes, *, now_s: float, metadata: Mapping[str, str] | None = None) -> Stored:
         stored = Stored(body, etag_of(body), now_s, dict(metadata or {}))
         self.objects[key] = stored
         return stored
@@ -104,23 +102,17 @@ class Bucket:
     def upload(self, key: str, upload_id: str) -> Upload:
         found = self.uploads.get(upload_id)
         if found is None or found.key != key:
-            raise Denied(
-                404, "NoSuchUpload", "The specified multipart upload does not exist", UploadId=upload_id
-            )
+            raise Denied(404, "NoSuchUpload", "The specified multipart upload does not exist", UploadId=upload_id)
         return found
 
     def put_part(self, key: str, upload_id: str, number: int, body: bytes, *, now_s: float) -> Stored:
         if not 1 <= number <= 10_000:
-            raise Denied(
-                400, "InvalidArgument", "Part number must be an integer between 1 and 10000, inclusive"
-            )
+            raise Denied(400, "InvalidArgument", "Part number must be an integer between 1 and 10000, inclusive")
         part = Stored(body, etag_of(body), now_s)
         self.upload(key, upload_id).parts[number] = part
         return part
 
-    def complete(
-        self, key: str, upload_id: str, wanted: Sequence[tuple[int, str]], *, now_s: float
-    ) -> Stored:
+    def complete(self, key: str, upload_id: str, wanted: Sequence[tuple[int, str]], *, now_s: float) -> Stored:
         """Makes the object of the parts named by number and ETag, in ascending order."""
         upload = self.upload(key, upload_id)
         if [number for number, _ in wanted] != sorted({number for number, _ in wanted}) or not wanted:
@@ -134,9 +126,7 @@ class Bucket:
         if any(len(part.body) < self.min_part_bytes for part in chosen[:-1]):
             raise Denied(400, "EntityTooSmall", "A part that is not the last one is too small")
         digest = hashlib.md5(b"".join(bytes.fromhex(part.etag.strip('"')) for part in chosen)).hexdigest()
-        stored = Stored(
-            b"".join(part.body for part in chosen), f'"{digest}-{len(chosen)}"', now_s, upload.metadata
-        )
+        stored = Stored(b"".join(part.body for part in chosen), f'"{digest}-{len(chosen)}"', now_s, upload.metadata)
         self.objects[key] = stored
         del self.uploads[upload_id]
         return stored
@@ -159,7 +149,5 @@ def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
     else:
         first, end = max(size - int(last_text), 0), size
     if first >= size or first >= end:
-        raise Denied(
-            416, "InvalidRange", "The requested range is not satisfiable", ActualObjectSize=str(size)
-        )
+        raise Denied(416, "InvalidRange", "The requested range is not satisfiable", ActualObjectSize=str(size))
     return first, end

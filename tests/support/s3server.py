@@ -172,7 +172,9 @@ class S3Server:
             port, self._port = self._port, None
             await port.stopListening()
         for channel in list(self._open):
-            channel.abortConnection()
+            # Behind TLS one that has ended cannot be ended again: the socket below it tells.
+            if getattr(channel, "transport", channel).connected:
+                channel.abortConnection()
 
     def count(self) -> dict[str, int]:
         """Requests by operation since the start or the last forget()."""

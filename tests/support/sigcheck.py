@@ -80,9 +80,7 @@ def signature(*, secret: str, stamp: str, region: str, service: str, request: st
     return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
 
 
-def _check_scope(
-    found: Mapping[str, str], *, secrets: Mapping[str, str], region: str | None, stamp: str
-) -> None:
+def _check_scope(found: Mapping[str, str], *, secrets: Mapping[str, str], region: str | None, stamp: str) -> None:
     if found["key"] not in secrets:
         raise Denied(
             403,
@@ -105,9 +103,7 @@ def _check_time(stamp: str, now_s: float) -> None:
     try:
         sent_s = calendar.timegm(time.strptime(stamp, "%Y%m%dT%H%M%SZ"))
     except ValueError:
-        raise Denied(
-            403, "AccessDenied", "x-amz-date is missing or not of the form YYYYMMDDTHHMMSSZ"
-        ) from None
+        raise Denied(403, "AccessDenied", "x-amz-date is missing or not of the form YYYYMMDDTHHMMSSZ") from None
     if abs(sent_s - now_s) > SKEW_LIMIT_S:
         raise Denied(
             403,
@@ -156,13 +152,9 @@ def verify(
     if signed != sorted(set(signed)):
         raise Denied(403, "AccessDenied", "SignedHeaders is not a sorted list of different names")
     absent = [name for name in signed if name not in named]
-    unsigned = [
-        name for name in named if name not in signed and (name.startswith("x-amz-") or name == "host")
-    ]
+    unsigned = [name for name in named if name not in signed and (name.startswith("x-amz-") or name == "host")]
     if absent or unsigned:
-        raise Denied(
-            403, "AccessDenied", f"Headers present but not signed: {unsigned}, signed but absent: {absent}"
-        )
+        raise Denied(403, "AccessDenied", f"Headers present but not signed: {unsigned}, signed but absent: {absent}")
     payload = named.get("x-amz-content-sha256", "")
     request = canonical_request(method=method, uri=uri, headers=headers, signed=signed, payload=payload)
     secret = secrets[found["key"]]
@@ -171,8 +163,6 @@ def verify(
         raise Denied(403, "SignatureDoesNotMatch", "The signature does not match", CanonicalRequest=request)
     tokens = [value for name, value in headers if name == "x-amz-security-token"]
     if tokens != ([] if token is None else [token]):
-        raise Denied(
-            400, "InvalidToken", f"x-amz-security-token came {len(tokens)} times or with another value"
-        )
+        raise Denied(400, "InvalidToken", f"x-amz-security-token came {len(tokens)} times or with another value")
     _check_payload(payload, named.get("content-md5"), body, allow_unsigned=allow_unsigned)
     return found["key"]

@@ -57,9 +57,7 @@ def multipart(client: Any, bucket: str) -> None:
         done = client.upload_part(Bucket=bucket, Key=key, UploadId=upload, PartNumber=number, Body=body)
         parts.append({"PartNumber": number, "ETag": done["ETag"]})
     assert [row["UploadId"] for row in client.list_multipart_uploads(Bucket=bucket)["Uploads"]] == [upload]
-    client.complete_multipart_upload(
-        Bucket=bucket, Key=key, UploadId=upload, MultipartUpload={"Parts": parts}
-    )
+    client.complete_multipart_upload(Bucket=bucket, Key=key, UploadId=upload, MultipartUpload={"Parts": parts})
     assert client.get_object(Bucket=bucket, Key=key)["Body"].read() == b"".join(bodies)
     second = client.create_multipart_upload(Bucket=bucket, Key=key)["UploadId"]
     client.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=second)
