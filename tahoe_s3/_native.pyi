@@ -98,7 +98,8 @@ class Failure(NamedTuple):
         rules. "integrity": not the bytes that were asked for. "changed": not the expected ETag (event.etag has the
         one found). "cancelled", "closed": by the caller. "local": memory, a file or OpenSSL failed here.
     outcome: "not_applied": no attempt can have had an effect (always so for GET and HEAD); "unknown": one may have.
-    status: of the last answer, 0 without one. code: S3's, or "". message: one line, never with a secret.
+    status: of the last answer, 0 without one. code: S3's, or "", or "CertificateNotTrusted" (of kind "transport").
+    message: one line, never with a secret.
     server_time_s: the last answer's Date. region: one that the service named.
     """
 

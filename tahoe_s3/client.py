@@ -37,6 +37,7 @@ from tahoe_s3.s3errors import (
     S3Error,
     Throttled,
     Unavailable,
+    Untrusted,
     WrongRegion,
     is_unsupported,
 )
@@ -52,8 +53,8 @@ if TYPE_CHECKING:
 __all__ = [
     "AccessDenied", "BadReply", "Busy", "Cancelled", "Changed", "ClientConfig", "ClockSkewed", "Closed", "Counters",
     "Download", "Entry", "FileRegion", "GetResult", "LocalError", "NoSuchBucket", "NoSuchUpload", "NotFound",
-    "ObjectInfo", "Page", "Priority", "Probe", "S3Client", "S3Error", "Throttled", "Unavailable", "Upload",
-    "WrongRegion", "open_client",
+    "ObjectInfo", "Page", "Priority", "Probe", "S3Client", "S3Error", "Throttled", "Unavailable", "Untrusted",
+    "Upload", "WrongRegion", "open_client",
 ]
 
 Body = Union[bytes, FileRegion]

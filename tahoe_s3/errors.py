@@ -230,6 +230,25 @@ class Unreachable(ConfigError):
         )
 
 
+class UntrustedCertificate(ConfigError):
+    """The certificate that https showed was refused, at the first start of a node. `detail` says why, `ca_bundle` is
+    the file of s3.ca_bundle, if one is set.
+    """
+
+    def __init__(self, *, url: str, detail: str, ca_bundle: str | None) -> None:
+        cure = (
+            "if it was signed by an authority of your own, let s3.ca_bundle in tahoe.cfg name a file with that "
+            "authority's certificate"
+            if ca_bundle is None
+            else f"the file that s3.ca_bundle in tahoe.cfg names, {ca_bundle}, must hold the certificate of the "
+            "authority that signed it"
+        )
+        super().__init__(
+            f"The certificate of the S3 service at {url} is not trusted ({detail}); {cure}, and it must be valid "
+            "today for the host in s3.url."
+        )
+
+
 class DiskShares(ConfigError):
     """The storage folder holds shares of the disk backend, which would vanish from the grid."""
 

@@ -128,6 +128,10 @@ class Unavailable(S3Error):
     """No usable answer: connection failures, timeouts, 5xx, still after all attempts."""
 
 
+class Untrusted(Unavailable):
+    """The service's certificate is not signed by a trusted authority, is not for this host name, or has expired."""
+
+
 class BadReply(S3Error):
     """The answer was not S3's, or its body was not what its headers promised."""
 
@@ -156,6 +160,8 @@ THROTTLE_CODES: Final = frozenset(
      "ProvisionedThroughputExceededException", "OperationAborted", "Busy"}
 )
 NOT_FOUND_CODES: Final = frozenset({"NoSuchKey", "NotFound", "404", "NoSuchVersion"})
+UNTRUSTED_CODE: Final = "CertificateNotTrusted"
+"""The engine's own code (ext/net/ts3_engine.h), since there is no answer that could have one."""
 UNSUPPORTED_CODES: Final = frozenset(
     {"NotImplemented", "MethodNotAllowed", "UnsupportedOperation", "NotSupported", "XNotImplemented",
      "XMinioNotImplemented", "UnsupportedArgument"}
@@ -191,6 +197,8 @@ def _not_found_class(operation: str, method: str, code: str) -> type[S3Error]:
 
 def error_class(failure: Failure, *, operation: str, method: str) -> type[S3Error]:
     """Which exception a failure of the engine is. An error is not an absence: only S3's own 404 is NotFound."""
+    if failure.kind == "transport" and failure.code == UNTRUSTED_CODE:
+        return Untrusted
     by_kind = _BY_KIND.get(failure.kind)
     if by_kind is not None:
         return by_kind

@@ -555,6 +555,12 @@ NETWORK_ERRORS: list[tuple[Callable[[], errors.ConfigError], str]] = [
         "before must ask it once; check s3.url in tahoe.cfg and the network, then start again.",
     ),
     (
+        lambda: errors.UntrustedCertificate(url="https://h", detail="self-signed certificate", ca_bundle=None),
+        "The certificate of the S3 service at https://h is not trusted (self-signed certificate); if it was signed by "
+        "an authority of your own, let s3.ca_bundle in tahoe.cfg name a file with that authority's certificate, and it "
+        "must be valid today for the host in s3.url.",
+    ),
+    (
         lambda: errors.DiskShares(storage_dir="/n/storage", bucket="b", prefix="p/"),
         "The folder /n/storage holds shares of the disk backend, which would vanish from the grid; copy "
         "its shares folder to s3://b/p/shares and move it away, or set another storage_dir in tahoe.cfg.",

@@ -129,11 +129,15 @@ struct ts3_request_spec {
 /* A spec with body_fd = -1, priority 1, 5 attempts, first byte 10 s, stall 20 s, no deadline, all else zero. */
 void ts3_request_spec_init(struct ts3_request_spec *spec);
 
+/* The code of a TS3_KIND_TRANSPORT failure where the service's certificate, its name or its dates were refused, or the
+ * file of trusted certificates is of no use. */
+#define TS3_CODE_UNTRUSTED "CertificateNotTrusted"
+
 struct ts3_failure {
     enum ts3_kind kind;
     enum ts3_outcome outcome; /* of all attempts together (ts3_retry.h); always NOT_APPLIED for GET and HEAD */
     int status;             /* of the last answer, 0 if there was none */
-    const char *code;       /* S3's code, "" if none; for TS3_PARSE_* failures of ours too */
+    const char *code;       /* S3's, or TS3_CODE_UNTRUSTED, "" if none; for TS3_PARSE_* failures too */
     const char *message;    /* one line for people; never holds a secret; never NULL */
     const char *region;     /* named by the service, or NULL */
     int64_t server_time_s;  /* the last answer's Date, or TS3_TIME_NONE */

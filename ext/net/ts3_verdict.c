@@ -67,8 +67,9 @@ static void fault_of_code(struct ts3_request *request, CURLcode code, const char
     else if (code == CURLE_OPERATION_TIMEDOUT)
         kind = TS3_KIND_TIMEOUT;
     const char *what = detail[0] != '\0' ? detail : curl_easy_strerror(code);
-    const char *hint = transport == TS3_TRANSPORT_TRUST ? " (a CA of your own is named by s3.ca_bundle)" : "";
-    ts3_request_fault(request, kind, transport, false, "%s%s", what, hint);
+    if (transport == TS3_TRANSPORT_TRUST && !request->fault.set)
+        (void)snprintf(request->code, sizeof request->code, "%s", TS3_CODE_UNTRUSTED);
+    ts3_request_fault(request, kind, transport, false, "%s", what);
 }
 
 /* --- what the service says ---------------------------------------------------------------------------------------- */

@@ -33,6 +33,7 @@ from tahoe_s3.client import (
     S3Client,
     S3Error,
     Throttled,
+    Untrusted,
     WrongRegion,
     open_client,
 )
@@ -115,6 +116,14 @@ def explain(error: S3Error, config: S3Config) -> errors.ConfigError | None:
         detail = f"HTTP status {error.status}" if error.status else "no S3 answer"
         return errors.NotS3(url=config.url, detail=f"{detail}, {error.code or error.message or 'no error code'}")
     return None
+
+
+def why_no_answer(error: S3Error, config: S3Config) -> errors.ConfigError:
+    """The sentence for a first start without an answer. Later starts go on without one: a certificate may expire."""
+    if isinstance(error, Untrusted):
+        bundle = None if config.ca_bundle is None else str(config.ca_bundle)
+        return errors.UntrustedCertificate(url=config.url, detail=error.message, ca_bundle=bundle)
+    return errors.Unreachable(url=config.url, detail=error.message or error.kind)
 
 
 def _not_told(failure: Failure) -> None:
@@ -271,7 +280,8 @@ class Opening:
         """The node starts without its bucket: every call gets an error until this has succeeded."""
         place = self._place.config.url
         self._store.problem = f"the S3 service at {place} could not be reached since the node's start"
-        _log.error("{problem}: {error}", problem=self._store.problem, error=str(error))
+        told = why_no_answer(error, self._place.config) if isinstance(error, Untrusted) else error
+        _log.error("{problem}: {error}", problem=self._store.problem, error=str(told))
         self._store.later(RETRY_S, self._try_again)
 
     def _try_again(self) -> None:
@@ -323,7 +333,7 @@ def open_store(
     except S3Error as error:
         if not has_run_before:
             yield _give_up(store)
-            raise errors.Unreachable(url=config.url, detail=error.message or error.kind) from None
+            raise why_no_answer(error, config) from None
         opening.keep_trying(error)
     except BaseException:
         yield _give_up(store)
