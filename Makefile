@@ -36,6 +36,7 @@ venv: packages $(STAMP)
 
 $(STAMP): $(SOURCES) | packages
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	rm -rf build/lib* build/bdist*
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[test]'
 	touch $@
 
