@@ -113,19 +113,11 @@ class Store:
     # the spool
 
     def spool_path(self, storage_index: bytes, shnum: int) -> Path:
-        text = si_text(storage_index)
-        return self.incoming_dir / text[:2] / text / str(shnum)
+        """The file of a share being uploaded. All lie in one folder: making and removing folders takes longer."""
+        return self.incoming_dir / f"{si_text(storage_index)}.{shnum}"
 
     def drop_spool(self, storage_index: bytes, shnum: int) -> None:
-        """Remove a spool file, and the folders above it while they are empty."""
-        path = self.spool_path(storage_index, shnum)
-        path.unlink(missing_ok=True)
-        for folder in (path.parent, path.parent.parent):
-            try:
-                folder.rmdir()
-            except OSError:
-                # Another share is being spooled there.
-                return
+        self.spool_path(storage_index, shnum).unlink(missing_ok=True)
 
     # changes
 

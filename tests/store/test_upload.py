@@ -413,7 +413,7 @@ def test_no_room_on_the_spools_disk(place: ServerPlace, monkeypatch: pytest.Monk
     real = os.open
 
     def refuse(path: Any, *arguments: Any, **options: Any) -> int:
-        if str(path).endswith("/1"):
+        if str(path).endswith(".1"):
             raise OSError(28, "No space left on device")
         return real(path, *arguments, **options)
 
