@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Callable, Final
 
 from tahoe_s3._native import Page, Uploads
+from tahoe_s3.download import ObjectInfo
 from tahoe_s3.s3errors import BadReply, NoSuchUpload, NotFound, S3Error, is_unsupported
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ NO_CONFIGURATION_CODES: Final = frozenset(
     {"ObjectLockConfigurationNotFoundError", "NoSuchObjectLockConfiguration", "ObjectLockConfigurationNotFound",
      "NoSuchConfiguration", "InvalidBucketState"}
 )
+
+REFUSED_WAY_CODES: Final = frozenset({"", "BadRequest", "InvalidArgument", "InvalidRequest", "MalformedXML"})
 
 
 def nothing(_event: Event) -> None:
@@ -58,6 +61,14 @@ def part_etag(event: Event, key: str) -> str:
     return event.etag
 
 
+def info_of(event: Event, key: str) -> ObjectInfo:
+    """What a HEAD tells. A size that is not told must not pass for that of an empty object."""
+    if event.size is None:
+        raise BadReply("the answer has no Content-Length", operation="HeadObject", method="HEAD", key=key,
+                       status=event.status, kind="protocol", request_id=event.request_id, attempts=event.attempts)
+    return ObjectInfo(key, event.size, event.etag or "", event.modified_s or 0)
+
+
 def is_absence(error: S3Error) -> bool:
     """What was to be removed is not there, in S3's own words: a proxy's 404 does not count."""
     return isinstance(error, (NotFound, NoSuchUpload))
@@ -66,6 +77,12 @@ def is_absence(error: S3Error) -> bool:
 def is_unknown(error: S3Error) -> bool:
     """The service does not know this question, or has nothing to answer it with."""
     return is_unsupported(error) or error.code in NO_CONFIGURATION_CODES
+
+
+def is_refused_way(error: S3Error) -> bool:
+    """Whether another way of asking the same is worth a try: the service does not know this one, or finds fault with
+    it in a manner that says nothing of region, credentials or clock."""
+    return is_unsupported(error) or (type(error) is S3Error and error.status == 400 and error.code in REFUSED_WAY_CODES)
 
 
 def none_for(harmless: Callable[[S3Error], bool]) -> Callable[[TwistedFailure], TwistedFailure | None]:

@@ -12,6 +12,7 @@ of the Amazon S3 API reference.
 """
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Callable, Final, NamedTuple, Union
 
 from twisted.internet.defer import Deferred, gatherResults, inlineCallbacks, succeed
@@ -41,6 +42,7 @@ from tahoe_s3.s3errors import (
     WrongRegion,
     is_unsupported,
 )
+from tahoe_s3.settle import completed_before, written
 from tahoe_s3.transfer import Call, Counters, Priority, ReactorLike, Transfers
 
 if TYPE_CHECKING:
@@ -178,7 +180,7 @@ class S3Client:
             d = self._object("GetObject", "GET", key, priority, deadline_s, parse="bytes",
                              expect_etag=expect_etag, max_answer_bytes=WHOLE_BYTES)
             return d.addCallbacks(
-                lambda event: GetResult(answers.body_of(event), event.etag or "", event.size or 0,
+                lambda event: GetResult(answers.body_of(event), event.etag or "", len(answers.body_of(event)),
                                         event.modified_s or 0),
                 self._too_long, errbackArgs=(key, expect_etag, priority, deadline_s),
             )
@@ -246,19 +248,25 @@ class S3Client:
     ) -> Deferred[ObjectInfo]:
         """PutObject. A file's region is read while it is sent and must not change until the Deferred fires.
 
-        The answer's `modified_s` is the service's Date, which LastModified equals to the second or nearly so.
+        The answer's `modified_s` is the service's Date, which LastModified equals to the second or nearly so. Where
+        the answer has no ETag, a HEAD tells it, and that it was a service which said 200.
         """
         size = body.length if isinstance(body, FileRegion) else len(body)
+        head = partial(self.head, key, priority=priority, deadline_s=deadline_s)
+
+        def done(event: Event) -> ObjectInfo | Deferred[ObjectInfo]:
+            if event.etag:
+                return ObjectInfo(key, size, event.etag, self._date(event))
+            return written(event, "PutObject", key, size, head)
+
         d = self._object("PutObject", "PUT", key, priority, deadline_s, body=body,
                          headers=[("content-type", content_type)])
-        return d.addCallback(lambda event: ObjectInfo(key, size, event.etag or "", self._date(event)))
+        return d.addCallback(done)
 
     def head(self, key: str, *, priority: Priority = 1, deadline_s: float | None = None) -> Deferred[ObjectInfo]:
-        """HeadObject. Errors: NotFound on a 404."""
+        """HeadObject. Errors: NotFound on a 404; BadReply where the answer does not tell the object's size."""
         d = self._object("HeadObject", "HEAD", key, priority, deadline_s)
-        return d.addCallback(
-            lambda event: ObjectInfo(key, event.size or 0, event.etag or "", event.modified_s or 0)
-        )
+        return d.addCallback(answers.info_of, key)
 
     def delete(self, key: str, *, priority: Priority = 1, deadline_s: float | None = None) -> Deferred[None]:
         """DeleteObject. Success also where the object does not exist."""
@@ -288,7 +296,7 @@ class S3Client:
             try:
                 failures += yield self._delete_batch(batch, priority, deadline_s)
             except S3Error as error:
-                if not (is_unsupported(error) or error.code == "MalformedXML"):
+                if not answers.is_refused_way(error):
                     raise
                 self._single_deletes = True
             else:
@@ -367,7 +375,7 @@ class S3Client:
                 event: Event = yield self._bucket("ListObjectsV2", "GET", priority, deadline_s, query=v2,
                                                   parse="list", strip=self._prefix)
             except S3Error as error:
-                if token is not None or not (is_unsupported(error) or error.code == "InvalidArgument"):
+                if token is not None or not answers.is_refused_way(error):
                     raise
             else:
                 self._lists_v1 = answers.page_of(event).v1
@@ -447,41 +455,20 @@ class S3Client:
             body=documents.complete(parts), headers=XML_HEADERS, parse="complete",
             first_byte_ms=COMPLETE_SILENCE_MS, stall_ms=COMPLETE_SILENCE_MS,
         )
+        head = partial(self.head, key, priority=priority, deadline_s=deadline_s)
 
         def gone(failure: TwistedFailure) -> TwistedFailure | Deferred[ObjectInfo]:
             if expect_size is None or not failure.check(NoSuchUpload):
                 return failure
-            return self._completed_before(failure, key, parts, expect_size, priority, deadline_s)
+            return completed_before(failure, parts, expect_size, head)
 
-
-        def done(event: Event) -> ObjectInfo:
-            return ObjectInfo(key, expect_size or 0, answers.text_of(event) or event.etag or "", self._date(event))
+        def done(event: Event) -> ObjectInfo | Deferred[ObjectInfo]:
+            etag = answers.text_of(event) or event.etag
+            if etag:
+                return ObjectInfo(key, expect_size or 0, etag, self._date(event))
+            return written(event, "CompleteMultipartUpload", key, expect_size, head)
 
         return d.addCallbacks(done, gone)
-
-    @inlineCallbacks
-    def _completed_before(
-        self, failure: TwistedFailure, key: str, parts: Sequence[tuple[int, str]], expect_size: int,
-        priority: Priority, deadline_s: float | None,
-    ) -> Generator[Deferred[Any], Any, ObjectInfo]:
-        """After NoSuchUpload: is the object there that completing would have made?
-
-        Where parts have MD5s for ETags, the object's ETag is known beforehand, and decides. Elsewhere ETags are
-        opaque, and an equal size is believed only after an attempt whose answer was lost.
-        """
-        error = failure.value
-        try:
-            info: ObjectInfo = yield self.head(key, priority=priority, deadline_s=deadline_s)
-        except NotFound:
-            failure.raiseException()
-            raise
-        expected = documents.multipart_etag([etag for _number, etag in parts])
-        same = info.etag == expected
-        lost_answer = isinstance(error, S3Error) and error.attempts > 1
-        if info.size == expect_size and (same or (lost_answer and not documents.is_multipart_md5(info.etag))):
-            return info
-        failure.raiseException()
-        return info
 
     def abort_multipart(
         self, key: str, upload_id: str, *, priority: Priority = 1, deadline_s: float | None = None,

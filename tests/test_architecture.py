@@ -31,7 +31,7 @@ FLOORS = [
     {"plugin"},
     {"server", "foolscap", "http", "http_stream", "wire", "status"},
     {"store"},
-    {"client", "download", "transfer", "s3errors", "answers", "documents", "clientconfig"},
+    {"client", "download", "transfer", "s3errors", "answers", "documents", "clientconfig", "settle"},
     {"_native"},
 ]
 #: Used from any floor; they use none.

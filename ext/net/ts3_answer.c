@@ -105,6 +105,9 @@ static void copy(char *out, size_t out_size, struct ts3_str value)
 
 struct ts3_str ts3_answer_unquote(struct ts3_str etag)
 {
+    /* A proxy on the way weakens ETags because it might compress; it is not asked to, and the version is the same. */
+    if (etag.len >= 4 && memcmp(etag.data, "W/\"", 3) == 0)
+        etag = (struct ts3_str){etag.data + 2, etag.len - 2};
     if (etag.len >= 2 && etag.data[0] == '"' && etag.data[etag.len - 1] == '"')
         return (struct ts3_str){etag.data + 1, etag.len - 2};
     return etag;

@@ -181,12 +181,12 @@ static bool adopt_region(struct ts3_loop *loop, struct ts3_request *request)
     return true;
 }
 
-/* An answer to HEAD has no body that could say why it was refused. */
-static enum ts3_retry_class guess_head(const struct ts3_loop *loop, const struct ts3_request *request,
+/* An answer to HEAD has no body that could say why it was refused, and some services never send one. */
+static enum ts3_retry_class guess_bare(const struct ts3_loop *loop, const struct ts3_request *request,
                                        enum ts3_retry_class what)
 {
     const struct ts3_answer *answer = &request->answer;
-    if (request->method != TS3_HEAD || what != TS3_RETRY_FINAL || request->fault.set)
+    if (request->code[0] != '\0' || what != TS3_RETRY_FINAL || request->fault.set)
         return what;
     bool other = answer->region[0] != '\0' && strcmp(answer->region, request->signed_region) != 0;
     if (other && (answer->status == 400 || answer->status == 301 || answer->status == 307))
@@ -258,7 +258,7 @@ static void conclude(struct ts3_loop *loop, struct ts3_request *request)
         ts3_loop_end(loop, request, false);
         return;
     }
-    verdict.what = guess_head(loop, request, verdict.what);
+    verdict.what = guess_bare(loop, request, verdict.what);
     if (verdict.outcome == TS3_OUTCOME_UNKNOWN)
         request->unknown = true;
     if (try_again(loop, request, verdict.what))

@@ -127,8 +127,11 @@ def why_no_answer(error: S3Error, config: S3Config) -> errors.ConfigError:
 
 
 def _not_told(failure: Failure) -> None:
-    """Many policies do not let a node ask about the bucket's settings; what it asks is only good to know."""
-    failure.trap(AccessDenied)
+    """Many policies do not let a node ask about the bucket's settings, and many services do not know the question,
+    each refusing in its own way; what is asked is only good to know."""
+    error = failure.value
+    if not (isinstance(error, S3Error) and 400 <= error.status < 500) or isinstance(error, Throttled):
+        failure.raiseException()
     _log.info("the bucket's settings cannot be asked about: {error}", error=str(failure.value))
 
 

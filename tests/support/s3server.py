@@ -334,7 +334,7 @@ class S3Server:
         for name, value in answer.headers.items():
             request.setHeader(name, value.encode("utf-8"))
         size = len(answer.body) if answer.length is None else answer.length
-        request.setHeader("content-length", str(size))
+        self._say_length(request, call, size)
         if call.method != "HEAD":
             request.write(answer.body if limit_bytes is None else answer.body[:limit_bytes])
         if limit_bytes is not None:
@@ -343,6 +343,9 @@ class S3Server:
             request.transport.loseConnection()
             return
         request.finish()
+
+    def _say_length(self, request: Request, call: Call, size: int) -> None:
+        request.setHeader("content-length", str(size))
 
 
 class _Root(Resource):

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What became of a write whose answer does not tell: a HEAD does.
+
+Owner: tahoe_s3.client, on the reactor's thread. `head` asks for the object that was written. Errors: S3Error.
+"""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Callable
+
+from twisted.internet.defer import Deferred, inlineCallbacks
+
+from tahoe_s3 import documents
+from tahoe_s3.s3errors import BadReply, NotFound, S3Error
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Sequence
+
+    from twisted.python.failure import Failure
+
+    from tahoe_s3._native import Event
+    from tahoe_s3.download import ObjectInfo
+
+Head = Callable[[], "Deferred[ObjectInfo]"]
+
+
+@inlineCallbacks
+def written(
+    event: Event, operation: str, key: str, size: int | None, head: Head
+) -> Generator[Deferred[Any], Any, ObjectInfo]:
+    """After a success without an ETag, which a page of some proxy would have as well: is the object there?
+
+    Fails with BadReply of outcome "unknown" where it is not, or is of another size.
+    """
+    why = "shows another size"
+    try:
+        info: ObjectInfo = yield head()
+        if size is None or info.size == size:
+            return info
+    except S3Error as error:
+        why = f"failed ({error})"
+    raise BadReply(
+        f"the answer has no ETag, and a HEAD of the object {why}", operation=operation, key=key, status=event.status,
+        outcome="unknown", kind="protocol", request_id=event.request_id, attempts=event.attempts,
+    )
+
+
+@inlineCallbacks
+def completed_before(
+    failure: Failure, parts: Sequence[tuple[int, str]], expect_size: int, head: Head
+) -> Generator[Deferred[Any], Any, ObjectInfo]:
+    """After NoSuchUpload: is the object there that completing would have made? Fails with `failure` where not.
+
+    Where parts have MD5s for ETags, the object's ETag is known beforehand, and decides. Elsewhere ETags are
+    opaque, and an equal size is believed only after an attempt whose answer was lost.
+    """
+    error = failure.value
+    try:
+        info: ObjectInfo = yield head()
+    except NotFound:
+        failure.raiseException()
+        raise
+    expected = documents.multipart_etag([etag for _number, etag in parts])
+    same = info.etag == expected
+    lost_answer = isinstance(error, S3Error) and error.attempts > 1
+    if info.size == expect_size and (same or (lost_answer and not documents.is_multipart_md5(info.etag))):
+        return info
+    failure.raiseException()
+    return info
