@@ -22,7 +22,7 @@ from ..support.grid import Grid, StorageNode
 from ..support.nodes import S3Backend
 from ..support.s3server import S3Server
 from .node_here import fresh_index
-from .wire import PROTOCOLS, Peer
+from .wire import PROTOCOLS, Peer, RefusedByNode, plain
 
 PART = 2**20
 SMALL, LARGE = 100_000, 3 * PART + 17
@@ -142,8 +142,8 @@ async def test_a_lease_is_not_acknowledged_before_the_bucket_has_it(setting: Set
             await deferLater(setting.reactor, 0.05)
         assert ended == [None]
         setting.server.fail("PutObject", key="leases/", status=403, code="AccessDenied", times=None)
-        with pytest.raises(Exception, match=r"."):
-            await peer.storage.add_lease(index, b"S" * 32, b"C" * 32)
+        with pytest.raises(RefusedByNode):
+            await plain(peer.storage.add_lease(index, b"S" * 32, b"C" * 32))
         setting.server.clear_rules()
 
 
@@ -191,7 +191,7 @@ async def test_a_failed_upload_is_an_error_and_leaves_nothing(setting: Setting) 
                 setting.server.fail(LAST_REQUEST[size], key="shares/", status=status, code=code, times=None)
                 writers = await writer.allocate(index, {0}, size)
                 # Over HTTP only the write fails, and a close would wait for ever, so both are one.
-                with pytest.raises(Exception, match=r"."):
+                with pytest.raises(RefusedByNode):
                     await writer.write_and_close(writers[0], body)
                 setting.server.clear_rules()
                 assert await writer.shares(index) == {}

@@ -27,6 +27,19 @@ from ..support.grid import StorageNode
 PROTOCOLS = ("foolscap", "http")
 
 
+class RefusedByNode(Exception):
+    """The node answered a call with an error."""
+
+
+def plain(result: Deferred[Any]) -> Deferred[Any]:
+    """The same, failing with RefusedByNode: a failure that came over Foolscap has a text where an exception belongs."""
+
+    def convert(failure: Any) -> None:
+        raise RefusedByNode(f"{failure.type}: {failure.value}")
+
+    return result.addErrback(convert)
+
+
 class Peer:
     """One client of one storage node. `storage` has Tahoe's IStorageServer interface."""
 
@@ -70,8 +83,8 @@ class Peer:
 
         async def run() -> None:
             for start in range(0, len(data), piece_bytes):
-                await writer.callRemote("write", start, data[start : start + piece_bytes])
-            await writer.callRemote("close")
+                await plain(writer.callRemote("write", start, data[start : start + piece_bytes]))
+            await plain(writer.callRemote("close"))
 
         return ensureDeferred(run())
 
