@@ -184,17 +184,14 @@ class Slots:
 
     @inlineCallbacks
     def _look(self, storage_index: bytes, shnum: int) -> Generator[Deferred[Any], Any, ShareRow | None]:
-        """What the bucket has. Of a share that was there before, a 404 alone is not believed: see below."""
+        """What the bucket has. Some services answer 404 for a moment after a write; a share that is given up for that
+        would be created anew by the next write, or come back later. So the listing has to agree."""
         key = share_key(storage_index, shnum)
         try:
             info: ObjectInfo = yield self._client.head(key, priority=0)
             return ShareRow(shnum, info.size, info.etag, True, info.modified_s)
         except NotFound:
-            if self._index.share(storage_index, shnum) is None:
-                return None
-        # Some services answer 404 for a moment after an overwrite. Dropping the share then would let the next write
-        # create it anew; so the listing has to agree.
-        page: Page = yield self._client.list_page(key, max_keys=1, priority=0)
+            page: Page = yield self._client.list_page(key, max_keys=1, priority=0)
         for entry in page.entries:
             if entry.key == key:
                 return ShareRow(shnum, entry.size, entry.etag, False, entry.modified_s)

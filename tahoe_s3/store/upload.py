@@ -25,7 +25,7 @@ from allmydata.util.assertutil import precondition
 from twisted.internet.defer import Deferred, fail, inlineCallbacks, succeed
 from twisted.logger import Logger
 
-from tahoe_s3.client import Cancelled, FileRegion, LocalError, NotFound, ObjectInfo, S3Error
+from tahoe_s3.client import Cancelled, FileRegion, LocalError, ObjectInfo, S3Error
 from tahoe_s3.store.index import IMMUTABLE, ShareRow
 from tahoe_s3.store.keys import share_key
 from tahoe_s3.store.leases import Lease
@@ -311,12 +311,14 @@ class ShareWriter(BucketWriter):
         """Under the lock: make the object, or know that it was not made, or mark it unsure."""
         try:
             info: ObjectInfo = yield self._put_or_complete()
+            is_sure = True
         except S3Error as error:
             if error.outcome == "not_applied":
                 raise
-            info = yield self._look_after(error)
+            found = yield self._look_after(error)
+            info, is_sure = ObjectInfo(self.key, found.size, found.etag, found.modified_s), found.etag_is_sure
         known = (IMMUTABLE, self._max_size, (self._lease,))
-        row = ShareRow(self.shnum, self._size, info.etag, True, info.modified_s, *known)
+        row = ShareRow(self.shnum, self._size, info.etag, is_sure, info.modified_s, *known)
         try:
             self._store.index.put_share(self.storage_index, row)
         except Exception:
@@ -335,19 +337,18 @@ class ShareWriter(BucketWriter):
         return client.complete_multipart(self.key, self._parts.upload_id, etags, expect_size=self._size)
 
     @inlineCallbacks
-    def _look_after(self, error: S3Error) -> Generator[Deferred[Any], Any, ObjectInfo]:
-        """No answer to the write: the object itself tells. Raises `error` where it is not there, or unknown."""
+    def _look_after(self, error: S3Error) -> Generator[Deferred[Any], Any, ShareRow]:
+        """No answer to the write: the bucket itself tells. Raises `error` where the share is not there, or unknown."""
+        slots = self._store.slots
+        slots.mark_unsure(self.storage_index, self.shnum)
         try:
-            info: ObjectInfo = yield self._store.client.head(self.key, priority=0)
-        except NotFound:
-            raise error from None
+            yield slots.settle(self.storage_index)
         except S3Error:
-            self._store.slots.mark_unsure(self.storage_index, self.shnum)
             raise error from None
-        if info.size != self._size:
-            self._store.slots.mark_unsure(self.storage_index, self.shnum)
+        row = self._store.index.share(self.storage_index, self.shnum)
+        if row is None or row.size != self._size:
             raise error
-        return info
+        return row
 
     def _stored(self, _: ObjectInfo, start: float) -> None:
         self.ss.add_latency("close", self._clock.seconds() - start)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred, fail, succeed
 
-from tahoe_s3.client import AccessDenied, Busy, Unavailable
+from tahoe_s3.client import AccessDenied, Busy, NotFound, Unavailable
 from tahoe_s3.store import slots as slots_module
 from tahoe_s3.store.slots import MAX_WAITERS, Slots
 
@@ -160,7 +160,7 @@ def test_a_write_that_came_through_is_found_by_head(place: Place, slots: Slots) 
 def test_a_new_share_that_did_not_come_through_is_absent(place: Place, slots: Slots) -> None:
     slots.mark_unsure(SI, 5)
     assert now(slots.settle(SI)) is None
-    assert place.index.shares(SI) == [] and place.client.requests == {"HeadObject": 1}
+    assert place.index.shares(SI) == [] and place.client.requests == {"HeadObject": 1, "ListObjectsV2": 1}
 
 
 def test_an_error_is_not_an_absence(place: Place, slots: Slots) -> None:
@@ -174,15 +174,23 @@ def test_an_error_is_not_an_absence(place: Place, slots: Slots) -> None:
     assert now(slots.settle(SI)) is None and place.row().size == 5
 
 
-def test_a_share_that_was_there_is_not_given_up_for_one_404(place: Place, slots: Slots) -> None:
-    from tahoe_s3.client import NotFound
-
-    place.add(b"share", listed_etag="listed")
+@pytest.mark.parametrize("is_new", [True, False])
+def test_a_share_is_not_given_up_for_one_404(place: Place, slots: Slots, is_new: bool) -> None:
+    share = place.add(b"share", listed_etag="listed")
+    if is_new:
+        place.index.drop_share(*share)
     slots.mark_unsure(SI, 0)
     place.client.fail("HeadObject", NotFound)
     assert now(slots.settle(SI)) is None
     assert (place.row().size, place.row().etag, place.row().etag_is_sure) == (5, "listed", False)
     assert place.client.requests == {"HeadObject": 1, "ListObjectsV2": 1}
+
+
+def test_a_listing_that_cannot_be_had_leaves_it_unsure(place: Place, slots: Slots) -> None:
+    slots.mark_unsure(SI, 0)
+    place.client.fail("ListObjectsV2", Unavailable)
+    assert isinstance(error_of(slots.settle(SI)), Unavailable) and slots.is_unsure(SI)
+    assert now(slots.settle(SI)) is None
 
 
 def test_a_share_whose_neighbour_is_listed_is_still_absent(place: Place, slots: Slots) -> None:
@@ -222,7 +230,7 @@ def test_all_who_ask_share_one_look(place: Place, slots: Slots) -> None:
     asking[0].cancel()
     held.release()
     assert [now(one) for one in asking[1:]] == [None] * 4
-    assert place.client.requests == {"HeadObject": 1}
+    assert place.client.requests["HeadObject"] == 1
 
 
 def test_a_share_that_becomes_unsure_meanwhile_is_settled_too(place: Place, slots: Slots) -> None:
