@@ -408,6 +408,7 @@ class S3Client:
     ) -> Generator[Deferred[Any], Any, int]:
         count = 0
         token: str | None = None
+        seen: set[str] = set()
         while True:
             page: Page = yield self.list_page(prefix, token=token, delimiter=delimiter, priority=priority,
                                               deadline_s=deadline_s)
@@ -417,9 +418,10 @@ class S3Client:
                 yield wait
             if page.next_token is None:
                 return count
-            if page.next_token == token:
-                raise BadReply("a listing goes on where it began", operation="ListObjectsV2", kind="protocol")
+            if page.next_token in seen:
+                raise BadReply("a listing goes on where it was before", operation="ListObjectsV2", kind="protocol")
             token = page.next_token
+            seen.add(token)
 
     # multipart uploads
 

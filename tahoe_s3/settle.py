@@ -5,7 +5,7 @@ Owner: tahoe_s3.client, on the reactor's thread. `head` asks for the object that
 """
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any, Callable, Final
 
 from twisted.internet.defer import Deferred, inlineCallbacks
 
@@ -23,18 +23,27 @@ if TYPE_CHECKING:
 Head = Callable[[], "Deferred[ObjectInfo]"]
 
 
+OLDER_S: Final = 60
+"""A service may take the time when a PUT began, or another machine's clock, for an object's LastModified."""
+
+
 @inlineCallbacks
 def written(
     event: Event, operation: str, key: str, size: int | None, head: Head
 ) -> Generator[Deferred[Any], Any, ObjectInfo]:
     """After a success without an ETag, which a page of some proxy would have as well: is the object there?
 
-    Fails with BadReply of outcome "unknown" where it is not, or is of another size.
+    Fails with BadReply of outcome "unknown" where it is not, or is another one: of another size, or too old. The age
+    of what CompleteMultipartUpload made says nothing, since it may count from CreateMultipartUpload.
     """
-    why = "shows another size"
     try:
         info: ObjectInfo = yield head()
-        if size is None or info.size == size:
+        oldest_s = (event.server_time_s or 0) - OLDER_S if operation == "PutObject" else 0
+        if size not in (None, info.size):
+            why = "shows another size"
+        elif 0 < info.modified_s < oldest_s:
+            why = "shows an older one"
+        else:
             return info
     except S3Error as error:
         why = f"failed ({error})"

@@ -122,6 +122,36 @@ async def test_escaped_slashes(odd: HabitServer, client: S3Client) -> None:
 
 
 @ensureDeferred
+async def test_uploads_come_in_pages(odd: HabitServer, client: S3Client) -> None:
+    odd.settings.page_size = 2
+    uploads = [(key, await client.create_multipart(key)) for key in ("shares/aa/é +%", "shares/aa/b", "shares/aa/b")]
+    uploads += [(key, await client.create_multipart(key)) for key in ("shares/ab/c", "shares/aa/a&b")]
+    await client.create_multipart("elsewhere")
+    found = await client.list_multiparts("shares/")
+    assert sorted((upload.key, upload.upload_id) for upload in found) == sorted(uploads)
+    assert odd.count()["ListMultipartUploads"] == 3
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@ensureDeferred
+async def test_a_listing_that_goes_in_circles_ends(odd: HabitServer, client: S3Client, version: int) -> None:
+    await fill(client, 9)
+    odd.settings.page_size, odd.settings.list_v2 = 2, version == 2
+    turns = iter(range(1000))
+    show = odd.bucket.list
+
+    def circle(*, prefix: str, delimiter: str, after: str, limit: int) -> Any:
+        """Every third page begins anew."""
+        start = "" if next(turns) % 3 == 0 else after
+        return show(prefix=prefix, delimiter=delimiter, after=start, limit=limit)
+
+    odd.bucket.list = circle  # type: ignore[method-assign]
+    error = await outcome_of(client.list_all("", lambda page: None))
+    assert isinstance(error, BadReply)
+    assert len(odd.log) < 30
+
+
+@ensureDeferred
 async def test_a_lagging_listing_is_not_asked_about_what_is_there(odd: HabitServer, client: S3Client) -> None:
     await client.put("gone", b"x")
     odd.bucket.lag = True
@@ -207,7 +237,7 @@ async def test_a_write_is_not_believed_without_an_etag(odd: HabitServer, client:
     info = await client.put("k", b"body")
     assert (info.size, info.etag) == (4, odd.bucket.objects["here/k"].etag.strip('"'))
     assert client.counters.requests == {"PutObject": 1, "HeadObject": 1}
-    odd.habits.pages, odd.habits.page_status = {"PutObject": 2}, 200
+    odd.habits.pages, odd.habits.page_status = {"PutObject": 3}, 200
     error = await outcome_of(client.put("other", b"body"))
     assert isinstance(error, BadReply)
     assert error.outcome == "unknown"
@@ -215,6 +245,8 @@ async def test_a_write_is_not_believed_without_an_etag(odd: HabitServer, client:
     error = await outcome_of(client.put("k", b"longer body"))
     assert isinstance(error, BadReply)
     assert "shows another size" in str(error)
+    odd.bucket.put("here/k", b"old!", now_s=odd.wall_s() - 3600)
+    assert "shows an older one" in str(await outcome_of(client.put("k", b"new!")))
 
 
 @ensureDeferred
@@ -240,7 +272,9 @@ async def test_missing_dates_and_lengths(odd: HabitServer, client: S3Client) -> 
 # how answers come
 
 
-@pytest.mark.parametrize("change", [{"chunked": True}, {"lower_case": True}, {"closes": "says"}, {"closes": "silently"}])
+@pytest.mark.parametrize(
+    "change", [{"chunked": True}, {"lower_case": True}, {"closes": "says"}, {"closes": "silently"}]
+)
 @ensureDeferred
 async def test_shapes_of_answers(odd: HabitServer, client: S3Client, change: dict[str, Any]) -> None:
     for name, value in change.items():

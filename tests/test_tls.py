@@ -16,7 +16,7 @@ import pytest_twisted
 from allmydata import client as tahoe
 from pytest_twisted import ensureDeferred
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater
 from twisted.logger import formatEvent, globalLogPublisher
 
@@ -106,6 +106,18 @@ async def test_one_handshake_serves_many_requests(secure: S3Server, authority: A
     for number in range(10):
         await client.put(f"k{number}", b"x")
     assert len(secure._open) == 1
+    await client.close()
+
+
+@ensureDeferred
+async def test_many_at_once(secure: S3Server, authority: Authority) -> None:
+    """More requests than connections, and more new connections than handshakes are begun at a time."""
+    client = opened(secure.url, ca_file=str(authority.bundle), max_connections=16)
+    bodies = {f"k{number}": os.urandom(50_000 + number) for number in range(60)}
+    await gatherResults([client.put(key, body) for key, body in bodies.items()])
+    found = await gatherResults([client.get(key, offset=10, length=49_000) for key in bodies])
+    assert [got.data for got in found] == [body[10:49_010] for body in bodies.values()]
+    assert len(secure._open) <= 16
     await client.close()
 
 

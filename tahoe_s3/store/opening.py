@@ -130,7 +130,8 @@ def _not_told(failure: Failure) -> None:
     """Many policies do not let a node ask about the bucket's settings, and many services do not know the question,
     each refusing in its own way; what is asked is only good to know."""
     error = failure.value
-    if not (isinstance(error, S3Error) and 400 <= error.status < 500) or isinstance(error, Throttled):
+    refused = isinstance(error, S3Error) and 400 <= error.status < 500 and not isinstance(error, Throttled)
+    if not (refused or isinstance(error, AccessDenied)):
         failure.raiseException()
     _log.info("the bucket's settings cannot be asked about: {error}", error=str(failure.value))
 

@@ -191,7 +191,7 @@ class Slots:
             info: ObjectInfo = yield self._client.head(key, priority=0)
             return ShareRow(shnum, info.size, info.etag, True, info.modified_s)
         except NotFound:
-            page: Page = yield self._client.list_page(key, max_keys=1, priority=0)
+            page: Page = yield self._client.list_page(key, priority=0)
         for entry in page.entries:
             if entry.key == key:
                 return ShareRow(shnum, entry.size, entry.etag, False, entry.modified_s)

@@ -160,7 +160,8 @@ class Versions:
         if row is None or self._slots.generation(*share) != generation:
             return False
         fresh = replace(row, size=size, etag=etag, etag_is_sure=True, **details)
-        if modified_s is not None:
+        if modified_s:
+            # 0 where the answer did not tell.
             fresh = replace(fresh, modified_s=modified_s)
         if kind is not None:
             fresh = replace(fresh, kind=kind)
