@@ -360,6 +360,12 @@ bool ts3_attempt_on_header(struct ts3_loop *loop, struct ts3_request *request, s
     return true;
 }
 
+static bool no_memory(struct ts3_request *request)
+{
+    ts3_request_fault(request, TS3_KIND_LOCAL, TS3_TRANSPORT_LOCAL, true, "no memory for the answer");
+    return false;
+}
+
 /* A body of an answer that is no error, outside of windows. */
 static bool keep_answer(struct ts3_request *request, const char *bytes, size_t size)
 {
@@ -374,10 +380,10 @@ static bool keep_answer(struct ts3_request *request, const char *bytes, size_t s
         return false;
     }
     answer->body.max = limit;
-    if (ts3_answer_keep(answer, bytes, size) != TS3_OK) {
-        ts3_request_fault(request, TS3_KIND_LOCAL, TS3_TRANSPORT_LOCAL, true, "no memory for the answer");
-        return false;
-    }
+    if (answer->body.len == 0 && answer->length <= limit && ts3_buf_reserve(&answer->body, (size_t)answer->length) != TS3_OK)
+        return no_memory(request);
+    if (ts3_answer_keep(answer, bytes, size) != TS3_OK)
+        return no_memory(request);
     ts3_request_charge_answer(request, answer->body.cap);
     return true;
 }

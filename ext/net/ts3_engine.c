@@ -222,6 +222,8 @@ static enum ts3_err start_threads(struct ts3_engine *engine)
             ts3_pool_stop(&engine->pool);
             engine->pool.quitting = false;
             err = TS3_EIO;
+        } else {
+            (void)pthread_setname_np(engine->thread, "tahoe-s3");
         }
     }
     (void)pthread_sigmask(SIG_SETMASK, &before, NULL);

@@ -20,6 +20,7 @@
 #include "net/ts3_verdict.h"
 
 #define LOOP_EVENTS 64
+#define IDLE_US ((int64_t)TS3_SLOT_IDLE_S * 1000000)
 #define LOOP_SLEEP_MS 60000 /* the longest poll; there is nothing to do then, it only bounds the arithmetic */
 
 /* --- making and freeing ------------------------------------------------------------------------------------------- */
@@ -96,7 +97,9 @@ enum ts3_err ts3_loop_init(struct ts3_loop *loop, struct ts3_engine *engine)
 {
     init_plain(loop, engine);
     enum ts3_err err = init_poll(loop);
-    ts3_sockets_init(&loop->sockets, loop->alloc, loop->epoll_fd);
+    ts3_sockets_init(&loop->sockets, loop->alloc, loop->epoll_fd, &loop->now_us);
+    if (err == TS3_OK)
+        err = ts3_timers_reserve(&loop->timers, 1);
     if (err == TS3_OK)
         err = ts3_slots_init(&loop->slots, loop->alloc, loop->places);
     if (err == TS3_OK)
@@ -108,13 +111,18 @@ enum ts3_err ts3_loop_init(struct ts3_loop *loop, struct ts3_engine *engine)
     return err;
 }
 
-void ts3_loop_free(struct ts3_loop *loop)
+static void free_curl(struct ts3_loop *loop)
 {
     ts3_slots_free(&loop->slots, loop->alloc);
     if (loop->multi != NULL)
         (void)curl_multi_cleanup(loop->multi);
     loop->multi = NULL;
     ts3_sockets_free(&loop->sockets);
+}
+
+void ts3_loop_free(struct ts3_loop *loop)
+{
+    free_curl(loop);
     ts3_sigv4_free(loop->signer);
     loop->signer = NULL;
     ts3_sigv4_out_free(&loop->signed_out);
@@ -129,6 +137,12 @@ void ts3_loop_free(struct ts3_loop *loop)
 
 /* --- the stages of a request -------------------------------------------------------------------------------------- */
 
+/* Of two limits, where 0 is none. */
+static int64_t longer_us(uint32_t a_ms, uint32_t b_ms)
+{
+    return a_ms == 0 || b_ms == 0 ? 0 : (int64_t)(a_ms > b_ms ? a_ms : b_ms) * 1000;
+}
+
 static int64_t phase_limit_us(const struct ts3_loop *loop, const struct ts3_request *request)
 {
     switch (request->phase) {
@@ -136,8 +150,12 @@ static int64_t phase_limit_us(const struct ts3_loop *loop, const struct ts3_requ
         return (int64_t)loop->connect_ms * 1000;
     case TS3_PHASE_WAIT:
         return (int64_t)request->first_byte_ms * 1000;
-    case TS3_PHASE_SEND:
     case TS3_PHASE_RECEIVE:
+        /* Services send the head of these at once, and the rest when the work is done. */
+        if (request->parse == TS3_PARSE_COMPLETE || request->parse == TS3_PARSE_COPY)
+            return longer_us(request->stall_ms, request->first_byte_ms);
+        break;
+    case TS3_PHASE_SEND:
         break;
     }
     return (int64_t)request->stall_ms * 1000;
@@ -252,6 +270,10 @@ static void fire_timers(struct ts3_loop *loop)
 {
     struct ts3_timer *timer;
     while ((timer = ts3_timers_pop(&loop->timers, loop->now_us)) != NULL) {
+        if (timer == &loop->idle_timer) {
+            ts3_sockets_expire(&loop->sockets, loop->now_us - IDLE_US);
+            continue;
+        }
         struct ts3_alarm *alarm = TS3_MEMBER(timer, struct ts3_alarm, timer);
         struct ts3_request *request = alarm->request;
         if (alarm->deadline)
@@ -296,6 +318,7 @@ static void take_posted(struct ts3_loop *loop)
     ts3_list_init(&inbox);
     ts3_list_init(&cancels);
     ts3_engine_collect(loop->engine, &inbox, &cancels, &loop->closing);
+    loop->now_us = loop->clock->mono_us(loop->clock->ctx); /* not before these were submitted */
     while ((link = ts3_list_pop(&inbox)) != NULL)
         ts3_schedule_admit(loop, TS3_MEMBER(link, struct ts3_request, queue));
     while ((link = ts3_list_pop(&cancels)) != NULL)
@@ -306,10 +329,12 @@ static void take_posted(struct ts3_loop *loop)
         end_all(loop);
 }
 
-static void take_finished(struct ts3_loop *loop)
+/* True when any has ended: then there is a place for another. */
+static bool take_finished(struct ts3_loop *loop)
 {
     CURLMsg *message;
     int left;
+    bool any = false;
     while ((message = curl_multi_info_read(loop->multi, &left)) != NULL) {
         struct ts3_slot *slot = NULL;
         if (message->msg != CURLMSG_DONE)
@@ -317,7 +342,9 @@ static void take_finished(struct ts3_loop *loop)
         CURLcode code = message->data.result;
         if (curl_easy_getinfo(message->easy_handle, CURLINFO_PRIVATE, &slot) == CURLE_OK && slot->request != NULL)
             ts3_verdict_attempt(loop, slot->request, code);
+        any = true;
     }
+    return any;
 }
 
 static int sleep_ms(const struct ts3_loop *loop, bool posted)
@@ -347,10 +374,20 @@ static void act(struct ts3_loop *loop, const struct epoll_event *events, int cou
         if (events[i].data.fd != loop->shared->wake_fd)
             (void)curl_multi_socket_action(loop->multi, events[i].data.fd, bits, &running);
     }
-    if (loop->curl_due_us != TS3_TIMER_NEVER && loop->curl_due_us <= real_us()) {
-        loop->curl_due_us = TS3_TIMER_NEVER;
-        (void)curl_multi_socket_action(loop->multi, CURL_SOCKET_TIMEOUT, 0, &running);
-    }
+}
+
+/* libcurl tells of its timer only when the time changes, and may find that it is not due yet by its own clock (it counts
+ * in milliseconds): then the same time stays without being told again, so it is asked for. */
+static void run_curl_timer(struct ts3_loop *loop)
+{
+    int running;
+    long left_ms = -1;
+    if (loop->curl_due_us == TS3_TIMER_NEVER || loop->curl_due_us > real_us())
+        return;
+    loop->curl_due_us = TS3_TIMER_NEVER;
+    (void)curl_multi_socket_action(loop->multi, CURL_SOCKET_TIMEOUT, 0, &running);
+    if (loop->curl_due_us == TS3_TIMER_NEVER && curl_multi_timeout(loop->multi, &left_ms) == CURLM_OK && left_ms >= 0)
+        loop->curl_due_us = real_us() + (left_ms > 0 ? (int64_t)left_ms * 1000 : 1000);
 }
 
 static bool has_fd(const struct epoll_event *events, int count, int fd)
@@ -365,18 +402,24 @@ static void turn(struct ts3_loop *loop)
 {
     struct epoll_event events[LOOP_EVENTS];
     bool posted = ts3_shared_sleep(loop->shared);
-    int count = epoll_wait(loop->epoll_fd, events, LOOP_EVENTS, sleep_ms(loop, posted));
+    int count = epoll_wait(loop->epoll_fd, events, LOOP_EVENTS, sleep_ms(loop, posted || loop->hurry));
     if (count < 0)
         count = 0; /* EINTR; there is no other reason for this descriptor */
     int64_t begun_us = real_us();
     posted = ts3_shared_awake(loop->shared, has_fd(events, count, loop->shared->wake_fd));
     loop->now_us = loop->clock->mono_us(loop->clock->ctx);
     act(loop, events, count);
-    take_finished(loop);
+    run_curl_timer(loop);
+    (void)take_finished(loop);
     if (posted)
         take_posted(loop);
     fire_timers(loop);
     ts3_schedule_run(loop);
+    uint32_t connecting = loop->connecting;
+    run_curl_timer(loop); /* what was started goes out now, not a poll later */
+    loop->hurry = take_finished(loop) || loop->connecting < connecting;
+    if (loop->sockets.idle_count > 0 && loop->idle_timer.slot == 0)
+        ts3_timers_set(&loop->timers, &loop->idle_timer, loop->now_us + IDLE_US);
     uint64_t busy_us = (uint64_t)(real_us() - begun_us);
     if (busy_us > atomic_load_explicit(&loop->busy_max_us, memory_order_relaxed))
         atomic_store_explicit(&loop->busy_max_us, busy_us, memory_order_relaxed);
@@ -387,5 +430,6 @@ void *ts3_loop_main(void *arg)
     struct ts3_loop *loop = arg;
     while (!loop->closing || loop->live > 0)
         turn(loop);
+    free_curl(loop); /* here, where SIGPIPE is blocked: closing TLS connections writes */
     return NULL;
 }

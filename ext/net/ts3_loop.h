@@ -42,6 +42,7 @@ struct ts3_loop {
     CURLM *multi;
     struct ts3_sockets sockets;
     struct ts3_timers timers;
+    struct ts3_timer idle_timer; /* armed while connections are idle */
     struct ts3_slots slots;
     struct ts3_link all;                         /* every request the loop owns */
     struct ts3_link body_queue[TS3_PRIORITIES];  /* STAGE_BODY */
@@ -62,6 +63,7 @@ struct ts3_loop {
     uint32_t connect_ms;
     int64_t now_us;      /* the engine's clock, once a turn */
     int64_t curl_due_us; /* libcurl's own timer, on the real clock; TS3_TIMER_NEVER */
+    bool hurry;          /* places were given back after the last scheduling: do not sleep before the next */
     bool closing;
     atomic_int_fast64_t skew_s;
     atomic_bool skew_adopted;

@@ -43,7 +43,7 @@ void ts3_schedule_admit(struct ts3_loop *loop, struct ts3_request *request)
 {
     ts3_list_push(&loop->all, &request->all);
     loop->live++;
-    enum ts3_err err = ts3_timers_reserve(&loop->timers, 2 * loop->live);
+    enum ts3_err err = ts3_timers_reserve(&loop->timers, 2 * loop->live + 1);
     if (err != TS3_OK) {
         fail_local(loop, request, err, "the request cannot be queued");
         return;

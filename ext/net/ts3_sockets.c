@@ -13,11 +13,13 @@
 
 #include "net/ts3_slot.h"
 
-void ts3_sockets_init(struct ts3_sockets *sockets, const struct ts3_alloc *alloc, int epoll_fd)
+void ts3_sockets_init(struct ts3_sockets *sockets, const struct ts3_alloc *alloc, int epoll_fd,
+                       const int64_t *now_us)
 {
     memset(sockets, 0, sizeof *sockets);
     sockets->alloc = alloc;
     sockets->epoll_fd = epoll_fd;
+    sockets->now_us = now_us;
     ts3_list_init(&sockets->idle);
 }
 
@@ -47,6 +49,7 @@ static void set_idle(struct ts3_sockets *sockets, struct ts3_socket *entry, bool
     if (idle == ts3_link_used(&entry->idle))
         return;
     if (idle) {
+        entry->idle_since_us = *sockets->now_us;
         ts3_list_push(&sockets->idle, &entry->idle);
         sockets->idle_count++;
     } else {
@@ -193,5 +196,16 @@ void ts3_sockets_sweep(struct ts3_sockets *sockets)
         struct ts3_socket *entry = *find(sockets, sockets->polls[i].fd);
         set_idle(sockets, entry, false); /* nothing to be looked at again */
         atomic_fetch_add(&sockets->stale_total, 1);
+    }
+}
+
+void ts3_sockets_expire(struct ts3_sockets *sockets, int64_t before_us)
+{
+    while (!ts3_list_empty(&sockets->idle)) {
+        struct ts3_socket *entry = TS3_MEMBER(sockets->idle.next, struct ts3_socket, idle);
+        if (entry->idle_since_us > before_us)
+            return;
+        kill_socket(entry->fd);
+        set_idle(sockets, entry, false);
     }
 }

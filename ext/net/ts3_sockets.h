@@ -24,7 +24,8 @@
 
 struct ts3_socket {
     struct ts3_socket *next; /* in its bucket */
-    struct ts3_link idle;    /* opened, and no transfer waits for it */
+    struct ts3_link idle;    /* opened, and no transfer waits for it; the longest idle first */
+    int64_t idle_since_us;
     curl_socket_t fd;
     bool opened;  /* a connection; else one of libcurl's own (the resolver's) */
     bool watched; /* in the epoll set */
@@ -33,6 +34,7 @@ struct ts3_socket {
 struct ts3_sockets {
     const struct ts3_alloc *alloc;
     int epoll_fd;
+    const int64_t *now_us; /* the loop's */
     struct ts3_socket *bucket[TS3_SOCKET_BUCKETS];
     struct ts3_link idle;
     size_t idle_count;
@@ -43,7 +45,8 @@ struct ts3_sockets {
     atomic_uint_fast64_t stale_total;
 };
 
-void ts3_sockets_init(struct ts3_sockets *sockets, const struct ts3_alloc *alloc, int epoll_fd);
+void ts3_sockets_init(struct ts3_sockets *sockets, const struct ts3_alloc *alloc, int epoll_fd,
+                       const int64_t *now_us);
 /* After curl_multi_cleanup. */
 void ts3_sockets_free(struct ts3_sockets *sockets);
 /* Sets the callbacks that keep this table on a handle. */
@@ -51,5 +54,7 @@ CURLcode ts3_sockets_attach(struct ts3_sockets *sockets, CURL *easy);
 CURLMcode ts3_sockets_attach_multi(struct ts3_sockets *sockets, CURLM *multi);
 /* Shuts down the idle sockets that are readable or broken. */
 void ts3_sockets_sweep(struct ts3_sockets *sockets);
+/* Shuts down those that have been idle since before_us or longer; libcurl closes them when it next looks. */
+void ts3_sockets_expire(struct ts3_sockets *sockets, int64_t before_us);
 
 #endif
