@@ -324,6 +324,27 @@ TEST(silence_within_an_answer)
     close_both();
 }
 
+TEST(a_long_complete_is_not_cut_off)
+{
+    static const struct net_step slow[] = {{"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n \r\n", NET_HOLD}};
+    struct ts3_event event;
+    open_with(STEPS(slow));
+    struct ts3_request_spec spec = spec_of(TS3_POST);
+    spec.parse = TS3_PARSE_COMPLETE;
+    spec.first_byte_ms = 600000;
+    spec.stall_ms = 5000;
+    spec.attempts = 1;
+    uint64_t id = net_submit(&net, &spec);
+    CHECK(net_wait_seen(&server, 1));
+    usleep(50000); /* so that the beginning of the answer has arrived */
+    net_engine_pass(&net, 300000);
+    CHECK(!net_next(&net, &event, 50));
+    net_engine_pass(&net, 300001);
+    event = net_final(&net, id);
+    expect_failure(&event, TS3_KIND_TIMEOUT, TS3_OUTCOME_UNKNOWN, "");
+    close_both();
+}
+
 TEST(the_deadline_ends_everything)
 {
     static const struct net_step hold[] = {{NULL, NET_HOLD}};
@@ -451,6 +472,23 @@ TEST(a_late_408_is_not_taken_for_an_answer)
     CHECK_OK(ts3_engine_stats(net.engine, &stats));
     CHECK_INT(stats.connections_dropped_stale, 1);
     CHECK_INT(stats.connections_open, 1);
+    close_both();
+}
+
+TEST(idle_connections_are_let_go)
+{
+    static const struct net_step ok[] = {{OK_EMPTY, NET_KEEP}};
+    open_with(STEPS(ok));
+    struct ts3_request_spec spec = spec_of(TS3_PUT);
+    for (int i = 0; i < 3; i++) {
+        struct ts3_event event = net_run(&net, &spec);
+        CHECK(!event.failed && event.attempts == 1);
+        ts3_event_clear(&event);
+        net_engine_pass(&net, i == 0 ? 9000 : 10001);
+        usleep(50000);
+    }
+    CHECK_INT(server.seen[1].connection, 0);
+    CHECK_INT(server.seen[2].connection, 1);
     close_both();
 }
 
