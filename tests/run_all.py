@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Everything that `make test` means, one step after the other, and one line of sums at the end.
+"""Everything that `make test` means, step by step, and one line of sums at the end.
 
     python -m tests.run_all [--jobs 2] [--only NAME]
 
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,11 +27,15 @@ PYTEST = re.compile(r"^=*\s*(.*?) in [\d.]+s(?: \([\d:]+\))?\s*=*$")
 
 @dataclass(frozen=True)
 class Step:
-    """A command; `sums` says whose last line tells how many tests passed and failed ("" for a mere check)."""
+    """A command; `sums` says whose last line tells how many tests passed and failed ("" for a mere check).
+
+    `with_next`: runs at the same time as the step behind it, since it mostly waits for processes to start.
+    """
 
     name: str
     command: Sequence[str]
     sums: str = ""
+    with_next: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,7 @@ def steps(jobs: int) -> list[Step]:
     tools = Path(sys.executable).parent
     python = sys.executable
     suites = [python, "-m", "tests.tahoe.run", f"--jobs={jobs}", "--on=disk", "--on=moto", "--on=seaweedfs"]
+    pytest = [str(tools / "pytest"), "-q", "-p", "no:cacheprovider", "--disable-warnings", "--durations=5"]
     c_tests = ["make", "--no-print-directory", f"-j{jobs}", "-C", "tests/c"]
     return [
         Step("ruff", [str(tools / "ruff"), "check", "."]),
@@ -53,7 +59,8 @@ def steps(jobs: int) -> list[Step]:
         Step("warning-free C", ["make", "--no-print-directory", "cwarn", f"VENV={tools.parent}"]),
         Step("C tests", [*c_tests, "check"], "line"),
         Step("C tests under ASan and UBSan", [*c_tests, "sanitize"], "line"),
-        Step("pytest", [str(tools / "pytest"), "-q", "-p", "no:cacheprovider"], "pytest"),
+        Step("pytest of tests/live", [*pytest, "tests/live"], "pytest", with_next=True),
+        Step("pytest of all else", [*pytest, "--ignore=tests/live"], "pytest"),
         Step("Tahoe's own suites", suites, "line"),
     ]
 
@@ -77,9 +84,11 @@ def count(step: Step, lines: Sequence[str], *, status: int) -> tuple[int, int, i
     return passed, failed, skipped
 
 
-def run(step: Step) -> Result:
-    """Runs a step, its output going on to ours."""
-    print(f"\n--- {step.name}: {' '.join(step.command)}", flush=True)
+def run(step: Step, *, quiet: bool = False) -> Result:
+    """Runs a step, its output going on to ours: line by line, or (`quiet`) when it has ended."""
+    title = f"\n--- {step.name}: {' '.join(step.command)}"
+    if not quiet:
+        print(title, flush=True)
     started = time.monotonic()
     process = subprocess.Popen(
         step.command,
@@ -94,9 +103,30 @@ def run(step: Step) -> Result:
     assert process.stdout is not None
     for line in process.stdout:
         lines.append(line.rstrip())
-        print(lines[-1], flush=True)
+        if not quiet:
+            print(lines[-1], flush=True)
     passed, failed, skipped = count(step, lines, status=process.wait())
+    if quiet:
+        print("\n".join([title, *lines]), flush=True)
     return Result(step.name, passed, failed, skipped, time.monotonic() - started)
+
+
+def run_steps(chosen: Sequence[Step], *, jobs: int) -> list[Result]:
+    """One after the other, but for those that are to run together where there is more than one core."""
+    results: list[Result] = []
+    waiting = list(chosen)
+    while waiting:
+        together = [waiting.pop(0)]
+        while jobs > 1 and together[-1].with_next and waiting:
+            together.append(waiting.pop(0))
+        if len(together) == 1:
+            results.append(run(together[0]))
+            continue
+        names = " and ".join(step.name for step in together)
+        print(f"\n--- at the same time, each one's output when it has ended: {names}", flush=True)
+        with ThreadPoolExecutor(len(together)) as pool:
+            results += pool.map(lambda step: run(step, quiet=True), together)
+    return results
 
 
 def main() -> int:
@@ -106,7 +136,7 @@ def main() -> int:
     given = parser.parse_args()
     chosen = [step for step in steps(given.jobs) if not given.only or step.name in given.only]
     started = time.monotonic()
-    results = [run(step) for step in chosen]
+    results = run_steps(chosen, jobs=given.jobs)
     print()
     for result in results:
         skipped = f", {result.skipped} skipped" if result.skipped else ""
