@@ -62,6 +62,7 @@ def steps(jobs: int) -> list[Step]:
         Step("pytest of tests/live", [*pytest, "tests/live"], "pytest", with_next=True),
         Step("pytest of all else", [*pytest, "--ignore=tests/live"], "pytest"),
         Step("Tahoe's own suites", suites, "line"),
+        Step("the demo", [python, "-m", "tests.live.demo"]),
     ]
 
 
