@@ -182,8 +182,9 @@ static enum ts3_err finish_token(const struct list *list, enum ts3_list_version 
                                  struct ts3_xml_fault *fault)
 {
     struct ts3_page *page = list->page;
+    bool like_v1 = list->has_marker || page->truncated;
     page->v1 = version == TS3_LIST_V1 ||
-               (version == TS3_LIST_ANY && list->has_marker && !list->continuation.len);
+               (version == TS3_LIST_ANY && like_v1 && !list->continuation.len);
     if (!page->truncated)
         return TS3_OK;
     if (!page->v1) {

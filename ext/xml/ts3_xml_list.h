@@ -11,7 +11,9 @@
 #include "xml/ts3_xml.h"
 
 enum ts3_list_version {
-    TS3_LIST_ANY = 0, /* v1 where the document has a <Marker> or <NextMarker>, else v2 */
+    /* v1 where the document has no token but a <Marker> or <NextMarker>, or says that it goes on;
+     * else v2 */
+    TS3_LIST_ANY = 0,
     TS3_LIST_V1,
     TS3_LIST_V2
 };

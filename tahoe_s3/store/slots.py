@@ -191,6 +191,7 @@ class Slots:
             info: ObjectInfo = yield self._client.head(key, priority=0)
             return ShareRow(shnum, info.size, info.etag, True, info.modified_s)
         except NotFound:
+            # Not one key: share 1 has a prefix of share 10's, and not every service sorts.
             page: Page = yield self._client.list_page(key, priority=0)
         for entry in page.entries:
             if entry.key == key:

@@ -82,6 +82,10 @@ HABITS: dict[str, Callable[[HabitServer], None]] = {
         odd, ListMultipartUploads=(405, "MethodNotAllowed"), GetBucketVersioning=(405, ""),
         GetObjectLockConfiguration=(404, "NoSuchKey"), DeleteObjects=(405, "MethodNotAllowed"),
     ),
+    "takes questions for listings": lambda odd: (
+        set_all(odd.settings, page_size=4), set_all(odd.habits, takes_for_listing={
+            "ListObjectsV2", "ListMultipartUploads", "GetBucketVersioning", "GetObjectLockConfiguration"})
+    )[0],
     "unsorted": lambda odd: (
         set_all(odd.bucket, shuffled=True, overlap=2), set_all(odd.settings, page_size=3, escape_slash=True)
     )[0],
@@ -190,6 +194,24 @@ async def test_what_is_there_may_seem_absent_for_a_moment(odd: HabitServer, tmp_
     assert await patiently(node, node.write_slot(slot, [0], b"second"))
     odd.bucket.absent = {share_key(slot, 0): 2}
     assert await patiently(node, node.read_slot(slot)) == {0: b"second"}
+    await node.close()
+
+
+@ensureDeferred
+async def test_leases_that_seem_absent_are_not_lost(odd: HabitServer, tmp_path: Path) -> None:
+    """The next renewal is told of an error, rather than writing the lease object without the others."""
+    node = await open_here(reactor, odd, tmp_path)
+    index = fresh_index()
+    await node.upload(index, {0: b"data"})
+    for number in range(3):
+        await node.server.add_lease(index, bytes([number]) * 32, bytes([number]) * 32)
+    node = await restart(node, odd, tmp_path, forget=True)
+    odd.bucket.absent = {share_key(index, 0).replace("shares", "leases")[:-2]: 1}
+    with pytest.raises(S3Error):
+        await node.server.add_lease(index, b"3" * 32, b"3" * 32)
+    assert list(odd.bucket.absent.values()) == [0]
+    await node.server.add_lease(index, b"4" * 32, b"4" * 32)
+    assert len(node.server.store.index.overlay(index).leases) == 4
     await node.close()
 
 

@@ -23,6 +23,7 @@ from .s3server import S3Server, Seen
 from .sigcheck import Denied
 
 PAGE = b"<!DOCTYPE html>\n<html><head><title>502 Bad Gateway</title></head><body>nginx</body></html>\n"
+_LISTING = ("prefix", "delimiter", "marker", "max-keys", "encoding-type")
 
 
 class HabitBucket(Bucket):
@@ -100,6 +101,7 @@ class Habits:
     """What is odd about the answers.
 
     refused: by operation, the status and code of every answer to it; without a code there is no S3 error document.
+    takes_for_listing: operations whose query parameter is not looked at, so that they get ListObjects' answer.
     pages: how many requests a proxy in front answers with `page_status` and a page for people, by operation.
     complete_fails: how many times CompleteMultipartUpload says 200 and then, in the body, that it failed.
     closes: "says" Connection: close, or "silently" closes after each answer. chunked: no Content-Length, where there
@@ -109,6 +111,7 @@ class Habits:
     """
 
     refused: dict[str, tuple[int, str]] = field(default_factory=dict)
+    takes_for_listing: set[str] = field(default_factory=set)
     pages: dict[str, int] = field(default_factory=dict)
     page_status: int = 502
     complete_fails: int = 0
@@ -154,6 +157,9 @@ class HabitServer(S3Server):
             habits.complete_fails -= 1
             document = error_document(Denied(500, "InternalError", "We encountered an internal error"), call)
             return replace(document, status=200)
+        if seen.operation in habits.takes_for_listing:
+            call = replace(call, query={name: call.query[name] for name in call.query if name in _LISTING})
+            seen = replace(seen, operation="ListObjects")
         return super()._apply(call, seen)
 
     def _send(self, request: Any, call: Call, answer: Answer, *, limit_bytes: int | None = None) -> None:
