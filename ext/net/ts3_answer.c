@@ -74,7 +74,8 @@ static void read_range(struct ts3_answer *answer, struct ts3_str value)
     if (star) {
         at++;
     } else {
-        if (!digits(value, &at, &first) || at >= value.len || value.data[at++] != '-' || !digits(value, &at, &last))
+        if (!digits(value, &at, &first) || at >= value.len || value.data[at++] != '-' ||
+            !digits(value, &at, &last))
             return;
     }
     if (at >= value.len || value.data[at++] != '/')
@@ -105,7 +106,8 @@ static void copy(char *out, size_t out_size, struct ts3_str value)
 
 struct ts3_str ts3_answer_unquote(struct ts3_str etag)
 {
-    /* A proxy on the way weakens ETags because it might compress; it is not asked to, and the version is the same. */
+    /* A proxy on the way weakens ETags because it might compress; it is not asked to, and the
+     * version is the same. */
     if (etag.len >= 4 && memcmp(etag.data, "W/\"", 3) == 0)
         etag = (struct ts3_str){etag.data + 2, etag.len - 2};
     if (etag.len >= 2 && etag.data[0] == '"' && etag.data[etag.len - 1] == '"')
@@ -156,7 +158,8 @@ static int read_status(struct ts3_str line)
     const char *space = memchr(line.data, ' ', line.len);
     size_t at = space ? (size_t)(space - line.data) + 1 : line.len;
     uint64_t status = 0;
-    if (line.len < 5 || memcmp(line.data, "HTTP/", 5) != 0 || !digits(line, &at, &status) || status > 999)
+    if (line.len < 5 || memcmp(line.data, "HTTP/", 5) != 0 || !digits(line, &at, &status) ||
+        status > 999)
         return 0;
     return (int)status;
 }

@@ -2,7 +2,8 @@
 /* What one attempt was answered: status, the headers that matter, and the body where it is kept.
  * Owner: the request.  Thread: the loop's, until the final event is drained; then the drainer's.
  * Errors: TS3_ELIMIT, TS3_ENOMEM from keeping a body.
- * Limits: header values longer than their array count as not sent (an ETag: as one that never matches). */
+ * Limits: header values longer than their array count as not sent (an ETag: as one that never
+ *   matches). */
 #ifndef TS3_ANSWER_H
 #define TS3_ANSWER_H
 
@@ -14,12 +15,14 @@
 #include "core/ts3_time.h"
 
 #define TS3_ANSWER_UNKNOWN UINT64_MAX
-#define TS3_ANSWER_ERROR_BYTES ((size_t)64 << 10) /* what is kept of the body of an error; the rest is dropped */
+/* what is kept of the body of an error; the rest is dropped */
+#define TS3_ANSWER_ERROR_BYTES ((size_t)64 << 10)
 
 struct ts3_answer {
-    int status; /* 0: none yet */
-    bool begun; /* some byte came */
-    bool complete_head; /* the empty line behind the headers came, and it was not an interim (1xx) answer's */
+    int status;         /* 0: none yet */
+    bool begun;         /* some byte came */
+    bool complete_head; /* the empty line behind the headers came, and it was not an interim (1xx)
+                           answer's */
     uint64_t length;    /* Content-Length, or UNKNOWN */
     bool has_range;     /* Content-Range: bytes first-last/total */
     uint64_t range_first;

@@ -23,7 +23,8 @@ static void add(struct wire *wire, const char *name, const char *value)
 }
 
 /* The headers that are signed, and the payload's hash. */
-static void collect(const struct ts3_loop *loop, const struct ts3_request *request, struct wire *wire)
+static void collect(const struct ts3_loop *loop, const struct ts3_request *request,
+                    struct wire *wire)
 {
     wire->count = request->header_count;
     if (wire->count > 0)
@@ -38,10 +39,12 @@ static void collect(const struct ts3_loop *loop, const struct ts3_request *reque
         add(wire, "content-md5", request->body.md5);
     if (loop->creds.token.len > 0)
         add(wire, "x-amz-security-token", ts3_buf_text(&loop->creds.token));
-    wire->payload = ts3_str_of(request->body.want_sha256 ? request->body.sha256 : TS3_UNSIGNED_PAYLOAD);
+    wire->payload =
+        ts3_str_of(request->body.want_sha256 ? request->body.sha256 : TS3_UNSIGNED_PAYLOAD);
 }
 
-static enum ts3_err sign(struct ts3_loop *loop, struct ts3_request *request, const struct wire *wire)
+static enum ts3_err sign(struct ts3_loop *loop, struct ts3_request *request,
+                         const struct wire *wire)
 {
     request->signed_skew_s = atomic_load(&loop->skew_s);
     memcpy(request->signed_region, loop->region, sizeof request->signed_region);
@@ -64,7 +67,8 @@ static enum ts3_err sign(struct ts3_loop *loop, struct ts3_request *request, con
 }
 
 /* Appends "name: value" and where it begins; an empty value needs libcurl's "name;". */
-static enum ts3_err write_header(struct ts3_slot *slot, size_t *at, struct ts3_str name, struct ts3_str value)
+static enum ts3_err write_header(struct ts3_slot *slot, size_t *at, struct ts3_str name,
+                                 struct ts3_str value)
 {
     at[0] = slot->text.len;
     enum ts3_err err = ts3_buf_append_str(&slot->text, name);
@@ -90,7 +94,8 @@ static enum ts3_err write_headers(const struct ts3_loop *loop, const struct ts3_
     size_t count = 0;
     ts3_buf_reset(&slot->text);
     const struct ts3_sigv4_out *out = &loop->signed_out;
-    enum ts3_err err = write_header(slot, &at[count++], TS3_STR("Authorization"), ts3_buf_str(&out->authorization));
+    enum ts3_err err = write_header(slot, &at[count++], TS3_STR("Authorization"),
+                                    ts3_buf_str(&out->authorization));
     if (err == TS3_OK)
         err = write_header(slot, &at[count++], TS3_STR("x-amz-date"), ts3_str_of(out->amz_date));
     if (err == TS3_OK)
@@ -126,8 +131,8 @@ static enum ts3_err write_url(const struct ts3_loop *loop, struct ts3_slot *slot
     return err;
 }
 
-/* PUT is sent as a POST of another name: libcurl's way of uploading costs far more for small bodies, and this way
- * resends, lengths and methods work alike for all bodies. */
+/* PUT is sent as a POST of another name: libcurl's way of uploading costs far more for small
+ * bodies, and this way resends, lengths and methods work alike for all bodies. */
 static CURLcode set_body(CURL *easy, const struct ts3_request *request)
 {
     const struct ts3_body *body = &request->body;
@@ -140,7 +145,8 @@ static CURLcode set_body(CURL *easy, const struct ts3_request *request)
     if (code == CURLE_OK)
         code = curl_easy_setopt(easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)body->size_bytes);
     if (code == CURLE_OK)
-        code = curl_easy_setopt(easy, CURLOPT_CUSTOMREQUEST, request->method == TS3_PUT ? "PUT" : NULL);
+        code = curl_easy_setopt(easy, CURLOPT_CUSTOMREQUEST,
+                                request->method == TS3_PUT ? "PUT" : NULL);
     return code;
 }
 
@@ -150,7 +156,8 @@ static CURLcode set_method(CURL *easy, const struct ts3_request *request)
         return set_body(easy, request);
     CURLcode code = curl_easy_setopt(easy, CURLOPT_HTTPGET, 1L);
     if (code == CURLE_OK)
-        code = curl_easy_setopt(easy, CURLOPT_CUSTOMREQUEST, request->method == TS3_DELETE ? "DELETE" : NULL);
+        code = curl_easy_setopt(easy, CURLOPT_CUSTOMREQUEST,
+                                request->method == TS3_DELETE ? "DELETE" : NULL);
     if (code == CURLE_OK && request->method == TS3_HEAD)
         code = curl_easy_setopt(easy, CURLOPT_NOBODY, 1L);
     return code;
@@ -234,13 +241,14 @@ void ts3_attempt_stop(struct ts3_loop *loop, struct ts3_request *request)
     ts3_slots_give(&loop->slots, slot);
 }
 
-/* --- from libcurl's callbacks ------------------------------------------------------------------------------------- */
+/* --- from libcurl's callbacks --- */
 
 void ts3_attempt_on_connected(struct ts3_loop *loop, struct ts3_slot *slot)
 {
     struct ts3_request *request = slot->request;
     if (slot->connected) {
-        /* libcurl found its idle connection dead after sending, and sends again on a new one by itself. */
+        /* libcurl found its idle connection dead after sending, and sends again on a new one by
+         * itself. */
         request->unknown = true;
         request->attempts++;
         atomic_fetch_add(&loop->attempts, 1);
@@ -275,7 +283,8 @@ static bool check_etag(struct ts3_request *request)
     bool resumes = request->into != NULL && ts3_window_ready(request->into) > 0;
     if (request->etag[0] == '\0') {
         if (resumes)
-            return protocol_fault(request, "a cut-off GET cannot go on, since the service sends no ETag");
+            return protocol_fault(request,
+                                  "a cut-off GET cannot go on, since the service sends no ETag");
         memcpy(request->etag, answer->etag, sizeof request->etag);
         return true;
     }
@@ -283,7 +292,8 @@ static bool check_etag(struct ts3_request *request)
         return protocol_fault(request, "the answer has no ETag, though one is expected");
     if (strcmp(request->etag, answer->etag) == 0)
         return true;
-    ts3_request_fault(request, TS3_KIND_CHANGED, TS3_TRANSPORT_PROTOCOL, true, "the object has changed: its ETag is new");
+    ts3_request_fault(request, TS3_KIND_CHANGED, TS3_TRANSPORT_PROTOCOL, true,
+                      "the object has changed: its ETag is new");
     return false;
 }
 
@@ -315,7 +325,8 @@ static bool check_whole(struct ts3_request *request)
 {
     const struct ts3_answer *answer = &request->answer;
     bool from_zero = request->offset == 0 && ts3_window_ready(request->into) == 0;
-    if (!from_zero || answer->length == TS3_ANSWER_UNKNOWN || answer->length > ts3_window_size(request->into))
+    if (!from_zero || answer->length == TS3_ANSWER_UNKNOWN ||
+        answer->length > ts3_window_size(request->into))
         return integrity_fault(request, "the service ignored the Range header");
     request->target = answer->length;
     request->total = answer->length;
@@ -338,12 +349,13 @@ static bool check_head(struct ts3_request *request)
     if (request->method == TS3_HEAD || request->into == NULL) {
         if (answer->length != TS3_ANSWER_UNKNOWN)
             request->total = answer->length;
-        return request->method == TS3_HEAD || request->parse != TS3_PARSE_BYTES || request->etag[0] == '\0' ||
-               check_etag(request);
+        return request->method == TS3_HEAD || request->parse != TS3_PARSE_BYTES ||
+               request->etag[0] == '\0' || check_etag(request);
     }
     if (answer->status != 206 && answer->status != 200)
         return protocol_fault(request, "the answer to a GET has an odd status");
-    return check_etag(request) && (answer->status == 206 ? check_partial(request) : check_whole(request));
+    return check_etag(request) &&
+           (answer->status == 206 ? check_partial(request) : check_whole(request));
 }
 
 bool ts3_attempt_on_header(struct ts3_loop *loop, struct ts3_request *request, struct ts3_str line)
@@ -362,7 +374,8 @@ bool ts3_attempt_on_header(struct ts3_loop *loop, struct ts3_request *request, s
 
 static bool no_memory(struct ts3_request *request)
 {
-    ts3_request_fault(request, TS3_KIND_LOCAL, TS3_TRANSPORT_LOCAL, true, "no memory for the answer");
+    ts3_request_fault(request, TS3_KIND_LOCAL, TS3_TRANSPORT_LOCAL, true,
+                      "no memory for the answer");
     return false;
 }
 
@@ -380,7 +393,8 @@ static bool keep_answer(struct ts3_request *request, const char *bytes, size_t s
         return false;
     }
     answer->body.max = limit;
-    if (answer->body.len == 0 && answer->length <= limit && ts3_buf_reserve(&answer->body, (size_t)answer->length) != TS3_OK)
+    if (answer->body.len == 0 && answer->length <= limit &&
+        ts3_buf_reserve(&answer->body, (size_t)answer->length) != TS3_OK)
         return no_memory(request);
     if (ts3_answer_keep(answer, bytes, size) != TS3_OK)
         return no_memory(request);
@@ -388,7 +402,8 @@ static bool keep_answer(struct ts3_request *request, const char *bytes, size_t s
     return true;
 }
 
-static bool fill_window(struct ts3_loop *loop, struct ts3_request *request, const char *bytes, size_t size)
+static bool fill_window(struct ts3_loop *loop, struct ts3_request *request, const char *bytes,
+                        size_t size)
 {
     struct ts3_window *window = request->into;
     if (size > request->target - ts3_window_ready(window))
@@ -400,7 +415,8 @@ static bool fill_window(struct ts3_loop *loop, struct ts3_request *request, cons
     return true;
 }
 
-bool ts3_attempt_on_body(struct ts3_loop *loop, struct ts3_request *request, const char *bytes, size_t size)
+bool ts3_attempt_on_body(struct ts3_loop *loop, struct ts3_request *request, const char *bytes,
+                         size_t size)
 {
     request->progress_us = loop->now_us;
     atomic_fetch_add_explicit(&loop->bytes_down, size, memory_order_relaxed);
@@ -409,7 +425,8 @@ bool ts3_attempt_on_body(struct ts3_loop *loop, struct ts3_request *request, con
     return keep_answer(request, bytes, size);
 }
 
-size_t ts3_attempt_on_read(struct ts3_loop *loop, struct ts3_request *request, char *out, size_t size)
+size_t ts3_attempt_on_read(struct ts3_loop *loop, struct ts3_request *request, char *out,
+                           size_t size)
 {
     bool pause = false;
     size_t got = ts3_body_read(&request->body, out, size, loop->pool, &pause);

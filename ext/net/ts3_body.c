@@ -11,8 +11,9 @@
 
 static void body_run(struct ts3_job *job);
 
-void ts3_body_init(struct ts3_body *body, const struct ts3_alloc *alloc, const struct ts3_digest *digest, const void *data,
-                   int fd, uint64_t offset, uint64_t size_bytes)
+void ts3_body_init(struct ts3_body *body, const struct ts3_alloc *alloc,
+                   const struct ts3_digest *digest, const void *data, int fd, uint64_t offset,
+                   uint64_t size_bytes)
 {
     memset(body, 0, sizeof *body);
     body->alloc = alloc;
@@ -49,7 +50,7 @@ size_t ts3_body_cost(const struct ts3_body *body)
     return body->kind == TS3_BODY_STREAM ? 2 * TS3_BODY_CHUNK_BYTES : 0;
 }
 
-/* --- on a worker ------------------------------------------------------------------------------------------------ */
+/* --- on a worker --- */
 
 static void fail(struct ts3_body *body, enum ts3_err err, int number)
 {
@@ -116,7 +117,8 @@ static void prepare_run(struct ts3_body *body)
         if (body->want_sha256)
             body->error = ts3_sha256_final_hex(&hash, body->sha256);
         if (body->want_md5 && body->error == TS3_OK)
-            body->error = ts3_md5_base64(body->digest, body->data, (size_t)body->size_bytes, body->md5);
+            body->error =
+                ts3_md5_base64(body->digest, body->data, (size_t)body->size_bytes, body->md5);
     }
     ts3_sha256_free(&hash);
 }
@@ -147,9 +149,10 @@ static void body_run(struct ts3_job *job)
         chunk_run(body);
 }
 
-/* --- on the loop ------------------------------------------------------------------------------------------------- */
+/* --- on the loop --- */
 
-static void start_job(struct ts3_body *body, enum ts3_body_task task, struct ts3_pool *pool, bool urgent)
+static void start_job(struct ts3_body *body, enum ts3_body_task task, struct ts3_pool *pool,
+                      bool urgent)
 {
     body->task = task;
     body->working = true;
@@ -224,7 +227,8 @@ static void fill_ahead(struct ts3_body *body, struct ts3_pool *pool)
     }
 }
 
-static size_t read_chunks(struct ts3_body *body, void *out, size_t size, struct ts3_pool *pool, bool *pause)
+static size_t read_chunks(struct ts3_body *body, void *out, size_t size, struct ts3_pool *pool,
+                          bool *pause)
 {
     uint64_t index = body->position / TS3_BODY_CHUNK_BYTES;
     const struct ts3_chunk *chunk = &body->chunk[index % 2];
@@ -241,7 +245,8 @@ static size_t read_chunks(struct ts3_body *body, void *out, size_t size, struct 
     return here ? size : 0;
 }
 
-size_t ts3_body_read(struct ts3_body *body, void *out, size_t size, struct ts3_pool *pool, bool *pause)
+size_t ts3_body_read(struct ts3_body *body, void *out, size_t size, struct ts3_pool *pool,
+                     bool *pause)
 {
     *pause = false;
     uint64_t left = body->size_bytes - body->position;

@@ -1,13 +1,16 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The body of a request: nothing, memory of the caller, or a region of a file.
  *
- * A file region of up to TS3_ENGINE_BODY_BYTES is read once, by a worker that hashes it on the way, and sent from memory in
- * every attempt.  A longer one is hashed in a first pass and then read again in two chunks that workers fill ahead of
- * libcurl; when the next chunk is not there yet, reading says pause.
+ * A file region of up to TS3_ENGINE_BODY_BYTES is read once, by a worker that hashes it on the
+ * way, and sent from memory in every attempt.  A longer one is hashed in a first pass and then
+ * read again in two chunks that workers fill ahead of libcurl; when the next chunk is not there
+ * yet, reading says pause.
  *
- * Owner: the request.  Thread: the loop's, except for what its job works on between ts3_pool_submit and the job's return:
- *   then data, digests, error and the chunk being filled belong to the worker.  The caller's memory is only read.
- * Errors: error and error_number after a job; TS3_EIO with error_number 0 means the file ended before the region did.
+ * Owner: the request.  Thread: the loop's, except for what its job works on between
+ *   ts3_pool_submit and the job's return: then data, digests, error and the chunk being filled
+ *   belong to the worker.  The caller's memory is only read.
+ * Errors: error and error_number after a job; TS3_EIO with error_number 0 means the file ended
+ *   before the region did.
  * Limits: TS3_BODY_CHUNK_BYTES a chunk, two chunks. */
 #ifndef TS3_BODY_H
 #define TS3_BODY_H
@@ -21,8 +24,10 @@
 #include "net/ts3_worker.h"
 
 #define TS3_BODY_CHUNK_BYTES ((size_t)512 << 10)
-#define TS3_BODY_SLICE_BYTES ((size_t)128 << 10) /* between two looks at stop; small enough for the CPU's cache */
-#define TS3_BODY_INLINE_BYTES ((size_t)16 << 10) /* memory up to this is hashed by the loop itself */
+/* between two looks at stop; small enough for the CPU's cache */
+#define TS3_BODY_SLICE_BYTES ((size_t)128 << 10)
+/* memory up to this is hashed by the loop itself */
+#define TS3_BODY_INLINE_BYTES ((size_t)16 << 10)
 
 enum ts3_body_kind { TS3_BODY_NONE, TS3_BODY_MEMORY, TS3_BODY_LOADED, TS3_BODY_STREAM };
 enum ts3_body_task { TS3_TASK_PREPARE, TS3_TASK_CHUNK };
@@ -58,21 +63,24 @@ struct ts3_body {
 };
 
 /* fd >= 0 is taken over: ts3_body_free closes it. */
-void ts3_body_init(struct ts3_body *body, const struct ts3_alloc *alloc, const struct ts3_digest *digest, const void *data,
-                   int fd, uint64_t offset, uint64_t size_bytes);
+void ts3_body_init(struct ts3_body *body, const struct ts3_alloc *alloc,
+                   const struct ts3_digest *digest, const void *data, int fd, uint64_t offset,
+                   uint64_t size_bytes);
 /* The job must not be working. */
 void ts3_body_free(struct ts3_body *body);
 /* What preparing will allocate, to be charged to the budget before. */
 size_t ts3_body_cost(const struct ts3_body *body);
 
-/* Makes the body ready to be sent: at once (prepared is true then), or by a job (working is true then). */
+/* Makes the body ready to be sent: at once (prepared is true then), or by a job (working is true
+ * then). */
 enum ts3_err ts3_body_prepare(struct ts3_body *body, struct ts3_pool *pool, bool urgent);
 /* The job has come back: prepared is set, or a chunk became valid, or error is set. */
 void ts3_body_done(struct ts3_body *body);
 
-/* Copies the next bytes, up to size; 0 with *pause true when they are not there yet (a job is on its way), 0 with *pause
- * false at the end, or when error is set. */
-size_t ts3_body_read(struct ts3_body *body, void *out, size_t size, struct ts3_pool *pool, bool *pause);
+/* Copies the next bytes, up to size; 0 with *pause true when they are not there yet (a job is on
+ * its way), 0 with *pause false at the end, or when error is set. */
+size_t ts3_body_read(struct ts3_body *body, void *out, size_t size, struct ts3_pool *pool,
+                     bool *pause);
 /* Where the next read begins.  A position beyond the end is TS3_EINVAL. */
 enum ts3_err ts3_body_seek(struct ts3_body *body, uint64_t position);
 

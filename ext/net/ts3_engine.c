@@ -18,7 +18,7 @@
 #error "libcurl 7.87.0 or later is needed (for CURLOPT_QUICK_EXIT)"
 #endif
 
-/* --- making ------------------------------------------------------------------------------------------------------- */
+/* --- making --- */
 
 static enum ts3_err refuse(char *why, size_t why_size, const char *text)
 {
@@ -38,7 +38,8 @@ static enum ts3_err check_config(const struct ts3_engine_config *config, char *w
     if (config->buffer_budget_bytes == 0)
         return refuse(why, why_size, "the byte budget is zero");
     if (curl_version_info(CURLVERSION_NOW)->version_num < TS3_ENGINE_LIBCURL_NUM)
-        return refuse(why, why_size, "the libcurl on this system is older than " TS3_ENGINE_LIBCURL_TEXT);
+        return refuse(why, why_size,
+                      "the libcurl on this system is older than " TS3_ENGINE_LIBCURL_TEXT);
     return TS3_OK;
 }
 
@@ -50,7 +51,8 @@ static void take_config(struct ts3_engine *engine, const struct ts3_engine_confi
     engine->max_connections = config->max_connections;
     engine->connect_ms = config->connect_ms ? config->connect_ms : 10000;
     engine->workers = config->workers;
-    engine->retry_tokens = config->retry_tokens ? (int)config->retry_tokens : TS3_RETRY_QUOTA_TOKENS;
+    engine->retry_tokens =
+        config->retry_tokens ? (int)config->retry_tokens : TS3_RETRY_QUOTA_TOKENS;
     engine->max_open = (size_t)config->max_queue + config->max_connections;
     engine->next_id = 1;
     ts3_list_init(&engine->inbox);
@@ -73,8 +75,8 @@ static void free_creds(struct ts3_creds *creds)
 }
 
 /* The parts that must be undone one by one; each label undoes what was made before it. */
-static enum ts3_err make_parts(struct ts3_engine *engine, const struct ts3_engine_config *config, char *why,
-                               size_t why_size)
+static enum ts3_err make_parts(struct ts3_engine *engine, const struct ts3_engine_config *config,
+                               char *why, size_t why_size)
 {
     enum ts3_err err = ts3_site_init(&engine->site, engine->alloc, config, why, why_size);
     if (err != TS3_OK)
@@ -111,8 +113,8 @@ no_shared:
     return err;
 }
 
-enum ts3_err ts3_engine_new(const struct ts3_engine_config *config, struct ts3_engine **engine, char *why,
-                            size_t why_size)
+enum ts3_err ts3_engine_new(const struct ts3_engine_config *config, struct ts3_engine **engine,
+                            char *why, size_t why_size)
 {
     if (why != NULL && why_size > 0)
         why[0] = '\0';
@@ -136,7 +138,7 @@ enum ts3_err ts3_engine_new(const struct ts3_engine_config *config, struct ts3_e
     return TS3_OK;
 }
 
-/* --- credentials -------------------------------------------------------------------------------------------------- */
+/* --- credentials --- */
 
 /* Reserved before writing, so that growing leaves no copy of a secret behind. */
 static enum ts3_err set_buf(struct ts3_buf *buf, const void *bytes, size_t size)
@@ -148,7 +150,8 @@ static enum ts3_err set_buf(struct ts3_buf *buf, const void *bytes, size_t size)
 
 static enum ts3_err copy_creds(struct ts3_creds *to, const struct ts3_creds *from)
 {
-    enum ts3_err err = set_buf(&to->access_key_id, from->access_key_id.data, from->access_key_id.len);
+    enum ts3_err err =
+        set_buf(&to->access_key_id, from->access_key_id.data, from->access_key_id.len);
     if (err == TS3_OK)
         err = set_buf(&to->secret, from->secret.data, from->secret.len);
     if (err == TS3_OK)
@@ -165,8 +168,8 @@ static bool token_is_sound(const char *token)
     return true;
 }
 
-enum ts3_err ts3_engine_set_credentials(struct ts3_engine *engine, const char *access_key_id, const void *secret,
-                                        size_t secret_size, const char *token)
+enum ts3_err ts3_engine_set_credentials(struct ts3_engine *engine, const char *access_key_id,
+                                        const void *secret, size_t secret_size, const char *token)
 {
     if (ts3_shared_forked(engine->shared))
         return TS3_EFORKED;
@@ -202,7 +205,7 @@ enum ts3_err ts3_engine_refresh_creds(struct ts3_engine *engine, struct ts3_cred
     return err;
 }
 
-/* --- requests ----------------------------------------------------------------------------------------------------- */
+/* --- requests --- */
 
 /* All signals blocked in the threads: they are for the program's own. */
 static enum ts3_err start_threads(struct ts3_engine *engine)
@@ -266,7 +269,8 @@ static enum ts3_err enqueue(struct ts3_engine *engine, struct ts3_request *reque
     return TS3_OK;
 }
 
-enum ts3_err ts3_engine_submit(struct ts3_engine *engine, const struct ts3_request_spec *spec, uint64_t *id)
+enum ts3_err ts3_engine_submit(struct ts3_engine *engine, const struct ts3_request_spec *spec,
+                               uint64_t *id)
 {
     if (ts3_shared_forked(engine->shared))
         return TS3_EFORKED;
@@ -304,7 +308,8 @@ enum ts3_err ts3_engine_cancel(struct ts3_engine *engine, uint64_t id)
     return TS3_OK;
 }
 
-void ts3_engine_collect(struct ts3_engine *engine, struct ts3_link *inbox, struct ts3_link *cancels, bool *closing)
+void ts3_engine_collect(struct ts3_engine *engine, struct ts3_link *inbox, struct ts3_link *cancels,
+                        bool *closing)
 {
     pthread_mutex_lock(&engine->mutex);
     ts3_list_move(inbox, &engine->inbox);
@@ -313,7 +318,7 @@ void ts3_engine_collect(struct ts3_engine *engine, struct ts3_link *inbox, struc
     pthread_mutex_unlock(&engine->mutex);
 }
 
-/* --- events ------------------------------------------------------------------------------------------------------- */
+/* --- events --- */
 
 static void signal_events(const struct ts3_engine *engine)
 {
@@ -343,7 +348,8 @@ void ts3_engine_emit(struct ts3_engine *engine, struct ts3_request *request, boo
     }
     if (final) {
         *table_place(engine, request->id) = request->next_in_table;
-        ts3_list_remove(&request->cancel); /* wherever it is: also in the list the loop is working on */
+        ts3_list_remove(
+            &request->cancel); /* wherever it is: also in the list the loop is working on */
         engine->unfinished--;
     }
     pthread_mutex_unlock(&engine->mutex);
@@ -428,7 +434,8 @@ enum ts3_err ts3_engine_wake(struct ts3_engine *engine)
     return TS3_OK;
 }
 
-enum ts3_err ts3_window_new(struct ts3_engine *engine, size_t size_bytes, struct ts3_window **window)
+enum ts3_err ts3_window_new(struct ts3_engine *engine, size_t size_bytes,
+                            struct ts3_window **window)
 {
     if (ts3_shared_forked(engine->shared))
         return TS3_EFORKED;
@@ -438,7 +445,7 @@ enum ts3_err ts3_window_new(struct ts3_engine *engine, size_t size_bytes, struct
     return closing ? TS3_ECLOSED : ts3_window_make(engine->shared, size_bytes, window);
 }
 
-/* --- the end ------------------------------------------------------------------------------------------------------ */
+/* --- the end --- */
 
 enum ts3_err ts3_engine_close(struct ts3_engine *engine)
 {

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The inside of an engine, shared by the callers' side (ts3_engine.c) and the loop.
  *
- * Owner: the caller of ts3_engine_new.  Thread and lock: fields are grouped by who may touch them when.  The mutex is held
- * for moments only, and nothing is called under it that blocks.
+ * Owner: the caller of ts3_engine_new.  Thread and lock: fields are grouped by who may touch them
+ * when.  The mutex is held for moments only, and nothing is called under it that blocks.
  * Errors and limits: see ts3_engine.h. */
 #ifndef TS3_ENGINE_PRIV_H
 #define TS3_ENGINE_PRIV_H
@@ -31,9 +31,9 @@ struct ts3_engine {
 
     pthread_mutex_t mutex;
     /* under the mutex */
-    struct ts3_link inbox;   /* ts3_request.queue */
-    struct ts3_link cancels; /* ts3_request.cancel */
-    struct ts3_link events;  /* ts3_note.link */
+    struct ts3_link inbox;                        /* ts3_request.queue */
+    struct ts3_link cancels;                      /* ts3_request.cancel */
+    struct ts3_link events;                       /* ts3_note.link */
     struct ts3_request *table[TS3_TABLE_BUCKETS]; /* by id; those without final event */
     uint64_t next_id;
     size_t open;       /* submitted, final event not drained */
@@ -53,7 +53,8 @@ struct ts3_engine {
 /* The loop: queues an event of the request. final: the request is the caller's from here on. */
 void ts3_engine_emit(struct ts3_engine *engine, struct ts3_request *request, bool final);
 /* The loop: takes what was submitted, and which are to be cancelled (links: queue, cancel). */
-void ts3_engine_collect(struct ts3_engine *engine, struct ts3_link *inbox, struct ts3_link *cancels, bool *closing);
+void ts3_engine_collect(struct ts3_engine *engine, struct ts3_link *inbox, struct ts3_link *cancels,
+                        bool *closing);
 /* The loop: copies the credentials when they are newer than its copy. */
 enum ts3_err ts3_engine_refresh_creds(struct ts3_engine *engine, struct ts3_creds *creds);
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Doubly linked lists whose links live in the members, so that queueing never allocates.
- * Owner: whoever owns the list's head.  Thread: that of the owner, or under the owner's lock.  Errors: none. */
+ * Owner: whoever owns the list's head.  Thread: that of the owner, or under the owner's lock.
+ *   Errors: none. */
 #ifndef TS3_LIST_H
 #define TS3_LIST_H
 
@@ -13,7 +14,8 @@ struct ts3_link {
 };
 
 /* The member that holds the link. */
-#define TS3_MEMBER(link_ptr, type, field) ((type *)(void *)((char *)(link_ptr)-offsetof(type, field)))
+#define TS3_MEMBER(link_ptr, type, field)                                                          \
+    ((type *)(void *)((char *)(link_ptr) - offsetof(type, field)))
 
 static inline void ts3_list_init(struct ts3_link *head)
 {

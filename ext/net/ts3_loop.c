@@ -21,9 +21,10 @@
 
 #define LOOP_EVENTS 64
 #define IDLE_US ((int64_t)TS3_SLOT_IDLE_S * 1000000)
-#define LOOP_SLEEP_MS 60000 /* the longest poll; there is nothing to do then, it only bounds the arithmetic */
+#define LOOP_SLEEP_MS                                                                              \
+    60000 /* the longest poll; there is nothing to do then, it only bounds the arithmetic */
 
-/* --- making and freeing ------------------------------------------------------------------------------------------- */
+/* --- making and freeing --- */
 
 static int64_t real_us(void)
 {
@@ -62,7 +63,8 @@ static enum ts3_err init_poll(struct ts3_loop *loop)
     if (loop->epoll_fd < 0)
         return TS3_EIO;
     struct epoll_event event = {.events = EPOLLIN, .data.fd = loop->shared->wake_fd};
-    return epoll_ctl(loop->epoll_fd, EPOLL_CTL_ADD, loop->shared->wake_fd, &event) == 0 ? TS3_OK : TS3_EIO;
+    return epoll_ctl(loop->epoll_fd, EPOLL_CTL_ADD, loop->shared->wake_fd, &event) == 0 ? TS3_OK
+                                                                                        : TS3_EIO;
 }
 
 static void init_plain(struct ts3_loop *loop, struct ts3_engine *engine)
@@ -135,7 +137,7 @@ void ts3_loop_free(struct ts3_loop *loop)
     loop->epoll_fd = -1;
 }
 
-/* --- the stages of a request -------------------------------------------------------------------------------------- */
+/* --- the stages of a request --- */
 
 /* Of two limits, where 0 is none. */
 static int64_t longer_us(uint32_t a_ms, uint32_t b_ms)
@@ -229,13 +231,14 @@ static void interrupt(struct ts3_loop *loop, struct ts3_request *request, enum t
     ts3_verdict_fault(loop, request);
 }
 
-/* --- timers ------------------------------------------------------------------------------------------------------- */
+/* --- timers --- */
 
 /* Whether the kernel still gets rid of what libcurl gave it: then a slow line is no silence. */
 static bool kernel_sends(struct ts3_request *request)
 {
     int unsent = 0;
-    if (request->slot->fd == CURL_SOCKET_BAD || ioctl(request->slot->fd, SIOCOUTQ, &unsent) != 0 || unsent == 0)
+    if (request->slot->fd == CURL_SOCKET_BAD || ioctl(request->slot->fd, SIOCOUTQ, &unsent) != 0 ||
+        unsent == 0)
         return false;
     bool moved = request->unsent_bytes < 0 || unsent != request->unsent_bytes;
     request->unsent_bytes = unsent;
@@ -277,7 +280,8 @@ static void fire_timers(struct ts3_loop *loop)
         struct ts3_alarm *alarm = TS3_MEMBER(timer, struct ts3_alarm, timer);
         struct ts3_request *request = alarm->request;
         if (alarm->deadline)
-            interrupt(loop, request, TS3_KIND_TIMEOUT, TS3_TRANSPORT_DEADLINE, "the deadline has passed");
+            interrupt(loop, request, TS3_KIND_TIMEOUT, TS3_TRANSPORT_DEADLINE,
+                      "the deadline has passed");
         else if (request->stage == TS3_STAGE_BACKOFF)
             ts3_loop_again(loop, request, 0);
         else if (request->stage == TS3_STAGE_ACTIVE)
@@ -285,7 +289,7 @@ static void fire_timers(struct ts3_loop *loop)
     }
 }
 
-/* --- a turn of the loop ------------------------------------------------------------------------------------------- */
+/* --- a turn of the loop --- */
 
 static void take_jobs(struct ts3_loop *loop)
 {
@@ -322,8 +326,8 @@ static void take_posted(struct ts3_loop *loop)
     while ((link = ts3_list_pop(&inbox)) != NULL)
         ts3_schedule_admit(loop, TS3_MEMBER(link, struct ts3_request, queue));
     while ((link = ts3_list_pop(&cancels)) != NULL)
-        interrupt(loop, TS3_MEMBER(link, struct ts3_request, cancel), TS3_KIND_CANCELLED, TS3_TRANSPORT_CANCELLED,
-                  "cancelled");
+        interrupt(loop, TS3_MEMBER(link, struct ts3_request, cancel), TS3_KIND_CANCELLED,
+                  TS3_TRANSPORT_CANCELLED, "cancelled");
     take_jobs(loop);
     if (loop->closing)
         end_all(loop);
@@ -340,7 +344,8 @@ static bool take_finished(struct ts3_loop *loop)
         if (message->msg != CURLMSG_DONE)
             continue;
         CURLcode code = message->data.result;
-        if (curl_easy_getinfo(message->easy_handle, CURLINFO_PRIVATE, &slot) == CURLE_OK && slot->request != NULL)
+        if (curl_easy_getinfo(message->easy_handle, CURLINFO_PRIVATE, &slot) == CURLE_OK &&
+            slot->request != NULL)
             ts3_verdict_attempt(loop, slot->request, code);
         any = true;
     }
@@ -369,15 +374,17 @@ static void act(struct ts3_loop *loop, const struct epoll_event *events, int cou
     int running;
     for (int i = 0; i < count; i++) {
         uint32_t what = events[i].events;
-        int bits = (what & EPOLLIN ? CURL_CSELECT_IN : 0) | (what & EPOLLOUT ? CURL_CSELECT_OUT : 0) |
+        int bits = (what & EPOLLIN ? CURL_CSELECT_IN : 0) |
+                   (what & EPOLLOUT ? CURL_CSELECT_OUT : 0) |
                    (what & (EPOLLERR | EPOLLHUP) ? CURL_CSELECT_ERR : 0);
         if (events[i].data.fd != loop->shared->wake_fd)
             (void)curl_multi_socket_action(loop->multi, events[i].data.fd, bits, &running);
     }
 }
 
-/* libcurl tells of its timer only when the time changes, and may find that it is not due yet by its own clock (it counts
- * in milliseconds): then the same time stays without being told again, so it is asked for. */
+/* libcurl tells of its timer only when the time changes, and may find that it is not due yet by
+ * its own clock (it counts in milliseconds): then the same time stays without being told again, so
+ * it is asked for. */
 static void run_curl_timer(struct ts3_loop *loop)
 {
     int running;
@@ -386,7 +393,8 @@ static void run_curl_timer(struct ts3_loop *loop)
         return;
     loop->curl_due_us = TS3_TIMER_NEVER;
     (void)curl_multi_socket_action(loop->multi, CURL_SOCKET_TIMEOUT, 0, &running);
-    if (loop->curl_due_us == TS3_TIMER_NEVER && curl_multi_timeout(loop->multi, &left_ms) == CURLM_OK && left_ms >= 0)
+    if (loop->curl_due_us == TS3_TIMER_NEVER &&
+        curl_multi_timeout(loop->multi, &left_ms) == CURLM_OK && left_ms >= 0)
         loop->curl_due_us = real_us() + (left_ms > 0 ? (int64_t)left_ms * 1000 : 1000);
 }
 
@@ -402,7 +410,8 @@ static void turn(struct ts3_loop *loop)
 {
     struct epoll_event events[LOOP_EVENTS];
     bool posted = ts3_shared_sleep(loop->shared);
-    int count = epoll_wait(loop->epoll_fd, events, LOOP_EVENTS, sleep_ms(loop, posted || loop->hurry));
+    int count =
+        epoll_wait(loop->epoll_fd, events, LOOP_EVENTS, sleep_ms(loop, posted || loop->hurry));
     if (count < 0)
         count = 0; /* EINTR; there is no other reason for this descriptor */
     int64_t begun_us = real_us();

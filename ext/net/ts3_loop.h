@@ -1,10 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The loop: the one thread that talks to libcurl, and the state that belongs to it alone.
  *
- * Owner: the engine, which makes it before the thread starts and frees it after the thread was joined.
- * Thread: everything in struct ts3_loop is the loop thread's, but for the atomics, which others read for statistics.
- * Errors: of init: TS3_ENOMEM, TS3_EIO, TS3_ENET, TS3_ECRYPTO.  Afterwards errors end single requests.
- * Limits: max_connections transfers at a time; places are kept free for the more urgent; few new connections at once. */
+ * Owner: the engine, which makes it before the thread starts and frees it after the thread was
+ *   joined.
+ * Thread: everything in struct ts3_loop is the loop thread's, but for the atomics, which others
+ *   read for statistics.
+ * Errors: of init: TS3_ENOMEM, TS3_EIO, TS3_ENET, TS3_ECRYPTO.  Afterwards errors end single
+ *   requests.
+ * Limits: max_connections transfers at a time; places are kept free for the more urgent; few new
+ *   connections at once. */
 #ifndef TS3_LOOP_H
 #define TS3_LOOP_H
 
@@ -47,15 +51,15 @@ struct ts3_loop {
     struct ts3_link all;                         /* every request the loop owns */
     struct ts3_link body_queue[TS3_PRIORITIES];  /* STAGE_BODY */
     struct ts3_link ready_queue[TS3_PRIORITIES]; /* STAGE_READY */
-    size_t live;       /* in all */
-    uint32_t places;   /* max_connections */
-    uint32_t active;   /* in libcurl's hands */
-    uint32_t connecting; /* of those, without a connection yet */
-    size_t body_bytes; /* of the budget, held by bodies */
+    size_t live;                                 /* in all */
+    uint32_t places;                             /* max_connections */
+    uint32_t active;                             /* in libcurl's hands */
+    uint32_t connecting;                         /* of those, without a connection yet */
+    size_t body_bytes;                           /* of the budget, held by bodies */
     struct ts3_sigv4 *signer;
     struct ts3_sigv4_out signed_out;
     struct ts3_creds creds; /* our copy, refreshed when the engine's is newer */
-    char region[64];            /* written once more at the most, just before region_adopted is set */
+    char region[64];        /* written once more at the most, just before region_adopted is set */
     atomic_bool region_adopted; /* then other threads may read region */
     struct ts3_retry_quota quota;
     struct ts3_rand rand;
@@ -63,7 +67,7 @@ struct ts3_loop {
     uint32_t connect_ms;
     int64_t now_us;      /* the engine's clock, once a turn */
     int64_t curl_due_us; /* libcurl's own timer, on the real clock; TS3_TIMER_NEVER */
-    bool hurry;          /* places were given back after the last scheduling: do not sleep before the next */
+    bool hurry; /* places were given back after the last scheduling: do not sleep before the next */
     bool closing;
     atomic_int_fast64_t skew_s;
     atomic_bool skew_adopted;
@@ -88,7 +92,8 @@ void *ts3_loop_main(void *loop);
 void ts3_loop_phase(struct ts3_loop *loop, struct ts3_request *request, enum ts3_phase phase);
 /* Puts a request (in no queue) where its next attempt starts from: at once, or after a delay. */
 void ts3_loop_again(struct ts3_loop *loop, struct ts3_request *request, int64_t delay_ms);
-/* Ends a request that is in no queue and not active: final event now, or when its worker lets go of the body. */
+/* Ends a request that is in no queue and not active: final event now, or when its worker lets go
+ * of the body. */
 void ts3_loop_end(struct ts3_loop *loop, struct ts3_request *request, bool failed);
 
 #endif

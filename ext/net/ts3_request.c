@@ -26,9 +26,17 @@ void ts3_request_spec_init(struct ts3_request_spec *spec)
 static bool header_is_ours(struct ts3_str name)
 {
     static const char *const ours[] = {
-        "authorization",        "connection",           "content-length",    "expect",
-        "host",                 "range",                "transfer-encoding", "user-agent",
-        "x-amz-content-sha256", "x-amz-date",           "x-amz-security-token",
+        "authorization",
+        "connection",
+        "content-length",
+        "expect",
+        "host",
+        "range",
+        "transfer-encoding",
+        "user-agent",
+        "x-amz-content-sha256",
+        "x-amz-date",
+        "x-amz-security-token",
     };
     for (size_t i = 0; i < sizeof ours / sizeof ours[0]; i++)
         if (ts3_str_eq_nocase(name, ts3_str_of(ours[i])))
@@ -75,9 +83,11 @@ static bool spec_is_sound(const struct ts3_request_spec *spec)
 {
     if ((unsigned)spec->method >= TS3_METHOD_COUNT || (unsigned)spec->parse > TS3_PARSE_UPLOADS)
         return false;
-    if (spec->priority < 0 || spec->priority > 2 || spec->attempts < 1 || spec->attempts > TS3_ENGINE_ATTEMPTS)
+    if (spec->priority < 0 || spec->priority > 2 || spec->attempts < 1 ||
+        spec->attempts > TS3_ENGINE_ATTEMPTS)
         return false;
-    if (spec->key.len > TS3_ENGINE_KEY_BYTES || memchr(spec->key.len ? spec->key.data : "x", '\0', spec->key.len))
+    if (spec->key.len > TS3_ENGINE_KEY_BYTES ||
+        memchr(spec->key.len ? spec->key.data : "x", '\0', spec->key.len))
         return false;
     if (spec->query_count > TS3_ENGINE_PAIRS || spec->header_count > TS3_ENGINE_PAIRS)
         return false;
@@ -98,7 +108,8 @@ static bool copy_str(struct ts3_arena *arena, struct ts3_str from, struct ts3_st
     return to->data != NULL;
 }
 
-static bool copy_pairs(struct ts3_arena *arena, const struct ts3_pair *from, size_t count, struct ts3_pair **to)
+static bool copy_pairs(struct ts3_arena *arena, const struct ts3_pair *from, size_t count,
+                       struct ts3_pair **to)
 {
     *to = NULL;
     if (count == 0)
@@ -107,7 +118,8 @@ static bool copy_pairs(struct ts3_arena *arena, const struct ts3_pair *from, siz
     if (pairs == NULL)
         return false;
     for (size_t i = 0; i < count; i++)
-        if (!copy_str(arena, from[i].name, &pairs[i].name) || !copy_str(arena, from[i].value, &pairs[i].value))
+        if (!copy_str(arena, from[i].name, &pairs[i].name) ||
+            !copy_str(arena, from[i].value, &pairs[i].value))
             return false;
     *to = pairs;
     return true;
@@ -141,14 +153,16 @@ static void note_headers(struct ts3_request *request)
 {
     bool has_md5 = false;
     for (size_t i = 0; i < request->header_count; i++) {
-        request->has_content_type |= ts3_str_eq_nocase(request->headers[i].name, TS3_STR("content-type"));
+        request->has_content_type |=
+            ts3_str_eq_nocase(request->headers[i].name, TS3_STR("content-type"));
         has_md5 |= ts3_str_eq_nocase(request->headers[i].name, TS3_STR("content-md5"));
     }
     request->body.want_md5 = request->parse == TS3_PARSE_DELETED && !has_md5;
 }
 
 /* Everything but what needs undoing: descriptor and window. */
-static enum ts3_err fill(struct ts3_request *request, const struct ts3_site *site, const struct ts3_request_spec *spec)
+static enum ts3_err fill(struct ts3_request *request, const struct ts3_site *site,
+                         const struct ts3_request_spec *spec)
 {
     request->user = spec->user;
     request->method = spec->method;
@@ -182,8 +196,9 @@ static enum ts3_err fill(struct ts3_request *request, const struct ts3_site *sit
     return copied ? TS3_OK : arena->over ? TS3_EINVAL : TS3_ENOMEM;
 }
 
-enum ts3_err ts3_request_new(const struct ts3_alloc *alloc, struct ts3_shared *shared, const struct ts3_site *site,
-                             const struct ts3_digest *digest, bool sign_payload, const struct ts3_request_spec *spec,
+enum ts3_err ts3_request_new(const struct ts3_alloc *alloc, struct ts3_shared *shared,
+                             const struct ts3_site *site, const struct ts3_digest *digest,
+                             bool sign_payload, const struct ts3_request_spec *spec,
                              struct ts3_request **request)
 {
     if (!spec_is_sound(spec))
@@ -209,7 +224,8 @@ enum ts3_err ts3_request_new(const struct ts3_alloc *alloc, struct ts3_shared *s
             close(fd);
         return err;
     }
-    ts3_body_init(&made->body, alloc, digest, spec->body_data, fd, spec->body_offset, spec->body_size);
+    ts3_body_init(&made->body, alloc, digest, spec->body_data, fd, spec->body_offset,
+                  spec->body_size);
     made->body.want_sha256 = sign_payload || !site->tls || made->body.kind == TS3_BODY_NONE;
     note_headers(made);
     ts3_answer_init(&made->answer, alloc);
@@ -274,8 +290,8 @@ bool ts3_request_is_safe(const struct ts3_request *request)
     return request->method == TS3_GET || request->method == TS3_HEAD;
 }
 
-void ts3_request_fault(struct ts3_request *request, enum ts3_kind kind, enum ts3_transport transport, bool final,
-                       const char *format, ...)
+void ts3_request_fault(struct ts3_request *request, enum ts3_kind kind,
+                       enum ts3_transport transport, bool final, const char *format, ...)
 {
     struct ts3_fault *fault = &request->fault;
     if (fault->set)
@@ -299,7 +315,8 @@ void ts3_request_charge_answer(struct ts3_request *request, size_t bytes)
     request->answer_charge = bytes;
 }
 
-void ts3_request_fill_event(struct ts3_request *request, bool failed, int64_t now_us, int64_t skew_s)
+void ts3_request_fill_event(struct ts3_request *request, bool failed, int64_t now_us,
+                            int64_t skew_s)
 {
     struct ts3_event *event = &request->event;
     const struct ts3_answer *answer = &request->answer;
@@ -316,8 +333,10 @@ void ts3_request_fill_event(struct ts3_request *request, bool failed, int64_t no
     event->request_id = answer->request_id;
     event->host_id = answer->host_id;
     event->attempts = request->attempts;
-    event->queued_us = (request->started_us < 0 ? now_us : request->started_us) - request->submitted_us;
-    event->first_byte_us = request->first_byte_us < 0 ? -1 : request->first_byte_us - request->submitted_us;
+    event->queued_us =
+        (request->started_us < 0 ? now_us : request->started_us) - request->submitted_us;
+    event->first_byte_us =
+        request->first_byte_us < 0 ? -1 : request->first_byte_us - request->submitted_us;
     event->total_us = now_us - request->submitted_us;
     event->parse = request->parse;
     event->store = request;

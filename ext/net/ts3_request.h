@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* One request: what was asked, how far it is, and the event it ends in.
  *
- * Owner: the engine's inbox, then the loop, then the engine's event list, then the drained event (ts3_event_clear frees).
- * Thread: the first group of fields is written by submit and only read afterwards; the second is under the engine's
- *   mutex; all others belong to the loop until the final event is queued, and to the drainer afterwards.
+ * Owner: the engine's inbox, then the loop, then the engine's event list, then the drained event
+ *   (ts3_event_clear frees).
+ * Thread: the first group of fields is written by submit and only read afterwards; the second is
+ *   under the engine's mutex; all others belong to the loop until the final event is queued, and
+ *   to the drainer afterwards.
  * Errors: TS3_ENOMEM, TS3_EINVAL, TS3_EIO (dup) from new; nothing is kept then. */
 #ifndef TS3_REQUEST_H
 #define TS3_REQUEST_H
@@ -98,20 +100,20 @@ struct ts3_request {
     enum ts3_phase phase;
     struct ts3_alarm phase_alarm;
     struct ts3_alarm deadline_alarm;
-    int64_t progress_us; /* when a byte last moved, or the phase began */
-    int unsent_bytes;    /* in the kernel's buffer, when last looked at */
+    int64_t progress_us;   /* when a byte last moved, or the phase began */
+    int unsent_bytes;      /* in the kernel's buffer, when last looked at */
     struct ts3_slot *slot; /* while ACTIVE */
-    bool sent;           /* this attempt: bytes may have left */
-    bool paused;         /* this attempt: libcurl waits for the body's next chunk */
-    bool fresh;          /* the next attempt opens a new connection */
-    bool unknown;        /* some attempt may have been applied */
+    bool sent;             /* this attempt: bytes may have left */
+    bool paused;           /* this attempt: libcurl waits for the body's next chunk */
+    bool fresh;            /* the next attempt opens a new connection */
+    bool unknown;          /* some attempt may have been applied */
     bool skew_tried;
     bool region_tried;
     int64_t signed_skew_s;
     char signed_region[64];
     uint32_t attempts;
-    unsigned retries; /* those that waited: the exponent of the delay */
-    int quota_cost;   /* of the last retry */
+    unsigned retries;      /* those that waited: the exponent of the delay */
+    int quota_cost;        /* of the last retry */
     int64_t started_us;    /* first attempt; -1 */
     int64_t first_byte_us; /* last attempt; -1 */
     size_t body_charge;    /* in the budget, for the body */
@@ -127,8 +129,9 @@ struct ts3_request {
     struct ts3_event event;
 };
 
-enum ts3_err ts3_request_new(const struct ts3_alloc *alloc, struct ts3_shared *shared, const struct ts3_site *site,
-                             const struct ts3_digest *digest, bool sign_payload, const struct ts3_request_spec *spec,
+enum ts3_err ts3_request_new(const struct ts3_alloc *alloc, struct ts3_shared *shared,
+                             const struct ts3_site *site, const struct ts3_digest *digest,
+                             bool sign_payload, const struct ts3_request_spec *spec,
                              struct ts3_request **request);
 /* Drops everything the request refers to (body, window); what the event shows stays. */
 void ts3_request_let_go(struct ts3_request *request);
@@ -138,12 +141,14 @@ void ts3_request_free(struct ts3_request *request);
 /* GET and HEAD change nothing, whatever becomes of them. */
 bool ts3_request_is_safe(const struct ts3_request *request);
 /* Records why the attempt is being ended; the first reason counts. */
-__attribute__((format(printf, 5, 6))) void ts3_request_fault(struct ts3_request *request, enum ts3_kind kind,
-                                                             enum ts3_transport transport, bool final,
-                                                             const char *format, ...);
+__attribute__((format(printf, 5, 6))) void ts3_request_fault(struct ts3_request *request,
+                                                             enum ts3_kind kind,
+                                                             enum ts3_transport transport,
+                                                             bool final, const char *format, ...);
 /* More (or fewer) bytes of the answer are held. */
 void ts3_request_charge_answer(struct ts3_request *request, size_t bytes);
 /* Fills the final event; fault and code say what went wrong when failed. */
-void ts3_request_fill_event(struct ts3_request *request, bool failed, int64_t now_us, int64_t skew_s);
+void ts3_request_fill_event(struct ts3_request *request, bool failed, int64_t now_us,
+                            int64_t skew_s);
 
 #endif

@@ -16,10 +16,12 @@ uint32_t ts3_schedule_places(uint32_t places, int priority)
     return all < places ? places - all : 1;
 }
 
-static void fail_local(struct ts3_loop *loop, struct ts3_request *request, enum ts3_err err, const char *what)
+static void fail_local(struct ts3_loop *loop, struct ts3_request *request, enum ts3_err err,
+                       const char *what)
 {
     request->sent = false;
-    ts3_request_fault(request, TS3_KIND_LOCAL, TS3_TRANSPORT_LOCAL, true, "%s: %s", what, ts3_err_text(err));
+    ts3_request_fault(request, TS3_KIND_LOCAL, TS3_TRANSPORT_LOCAL, true, "%s: %s", what,
+                      ts3_err_text(err));
     ts3_verdict_fault(loop, request);
 }
 
@@ -65,7 +67,8 @@ static bool charge_body(struct ts3_loop *loop, struct ts3_request *request)
     size_t cost = ts3_body_cost(&request->body);
     if (loop->body_bytes == 0)
         ts3_shared_force(loop->shared, cost);
-    else if (loop->body_bytes + cost > loop->shared->limit_bytes / 2 || ts3_shared_charge(loop->shared, cost) != TS3_OK)
+    else if (loop->body_bytes + cost > loop->shared->limit_bytes / 2 ||
+             ts3_shared_charge(loop->shared, cost) != TS3_OK)
         return false;
     request->body_charge = cost;
     loop->body_bytes += cost;
@@ -111,7 +114,8 @@ static void start_ready(struct ts3_loop *loop)
     ts3_sockets_sweep(&loop->sockets);
     for (int priority = 0; priority < TS3_PRIORITIES; priority++) {
         uint32_t places = ts3_schedule_places(loop->places, priority);
-        while (!ts3_list_empty(&loop->ready_queue[priority]) && loop->active < places && may_connect(loop)) {
+        while (!ts3_list_empty(&loop->ready_queue[priority]) && loop->active < places &&
+               may_connect(loop)) {
             struct ts3_link *first = ts3_list_pop(&loop->ready_queue[priority]);
             struct ts3_request *request = TS3_MEMBER(first, struct ts3_request, queue);
             enum ts3_err err = ts3_attempt_start(loop, request);

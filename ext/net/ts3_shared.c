@@ -10,7 +10,8 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-enum ts3_err ts3_shared_new(const struct ts3_alloc *alloc, size_t limit_bytes, struct ts3_shared **shared)
+enum ts3_err ts3_shared_new(const struct ts3_alloc *alloc, size_t limit_bytes,
+                            struct ts3_shared **shared)
 {
     struct ts3_shared *made = ts3_alloc_zero(alloc, 1, sizeof *made);
     if (made == NULL)

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* What may outlive an engine, because windows do: its byte budget, and the way to wake its loop.
- * Owner: counted references; the engine holds one, each window one.  Thread: any, all state is atomic.
- * Errors: TS3_ENOMEM, TS3_EIO from new; TS3_EBUDGET from charge.  Limits: used never exceeds limit but by force. */
+ * Owner: counted references; the engine holds one, each window one.  Thread: any, all state is
+ *   atomic.
+ * Errors: TS3_ENOMEM, TS3_EIO from new; TS3_EBUDGET from charge.  Limits: used never exceeds limit
+ *   but by force. */
 #ifndef TS3_SHARED_H
 #define TS3_SHARED_H
 
@@ -25,7 +27,8 @@ struct ts3_shared {
     atomic_bool wanted;   /* a request inside the engine waits for bytes of the budget */
 };
 
-enum ts3_err ts3_shared_new(const struct ts3_alloc *alloc, size_t limit_bytes, struct ts3_shared **shared);
+enum ts3_err ts3_shared_new(const struct ts3_alloc *alloc, size_t limit_bytes,
+                            struct ts3_shared **shared);
 void ts3_shared_ref(struct ts3_shared *shared);
 void ts3_shared_unref(struct ts3_shared *shared);
 bool ts3_shared_forked(const struct ts3_shared *shared);
@@ -34,7 +37,8 @@ bool ts3_shared_forked(const struct ts3_shared *shared);
 void ts3_shared_wake(struct ts3_shared *shared);
 /* The loop: before polling; true when there is something to look at, so that it must not sleep. */
 bool ts3_shared_sleep(struct ts3_shared *shared);
-/* The loop: after polling; readable says whether wake_fd was.  True when there is something to look at. */
+/* The loop: after polling; readable says whether wake_fd was.  True when there is something to
+ * look at. */
 bool ts3_shared_awake(struct ts3_shared *shared, bool readable);
 
 enum ts3_err ts3_shared_charge(struct ts3_shared *shared, size_t bytes);

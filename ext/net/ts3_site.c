@@ -20,7 +20,8 @@ struct endpoint {
     struct ts3_str port; /* empty: the scheme's own */
 };
 
-__attribute__((format(printf, 3, 4))) static enum ts3_err refuse(char *why, size_t why_size, const char *format, ...)
+__attribute__((format(printf, 3, 4))) static enum ts3_err refuse(char *why, size_t why_size,
+                                                                 const char *format, ...)
 {
     va_list args;
     va_start(args, format);
@@ -86,7 +87,8 @@ static bool split_endpoint(const char *text, struct endpoint *endpoint)
 }
 
 /* A printf whose result lives in the arena; NULL for no memory. */
-__attribute__((format(printf, 2, 3))) static char *print(struct ts3_arena *arena, const char *format, ...)
+__attribute__((format(printf, 2, 3))) static char *print(struct ts3_arena *arena,
+                                                         const char *format, ...)
 {
     char text[2048];
     va_list args;
@@ -109,8 +111,11 @@ static enum ts3_err find_trust(struct ts3_site *site, const char *given, char *w
 {
     /* Where distributions keep the bundle, should libcurl's own idea of it not be there. */
     static const char *const usual[] = {
-        "/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt",
-        "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem", "/etc/ssl/ca-bundle.pem", "/etc/ssl/cert.pem",
+        "/etc/ssl/certs/ca-certificates.crt",
+        "/etc/pki/tls/certs/ca-bundle.crt",
+        "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+        "/etc/ssl/ca-bundle.pem",
+        "/etc/ssl/cert.pem",
     };
     if (given != NULL) {
         if (access(given, R_OK) != 0)
@@ -126,7 +131,8 @@ static enum ts3_err find_trust(struct ts3_site *site, const char *given, char *w
         if (access(usual[i], R_OK) == 0)
             found = usual[i];
     if (found == NULL)
-        return refuse(why, why_size, "no bundle of trusted certificates was found on this system: name one");
+        return refuse(why, why_size,
+                      "no bundle of trusted certificates was found on this system: name one");
     site->ca_file = print(&site->arena, "%s", found);
     return site->ca_file ? TS3_OK : TS3_ENOMEM;
 }
@@ -138,10 +144,10 @@ static enum ts3_err build(struct ts3_site *site, const struct ts3_engine_config 
     int host_len = (int)endpoint->host.len;
     int port_len = (int)endpoint->port.len;
     char *host = config->path_style
-                     ? print(&site->arena, "%.*s%s%.*s", host_len, endpoint->host.data, colon, port_len,
-                             endpoint->port.data)
-                     : print(&site->arena, "%s.%.*s%s%.*s", config->bucket, host_len, endpoint->host.data, colon,
-                             port_len, endpoint->port.data);
+                     ? print(&site->arena, "%.*s%s%.*s", host_len, endpoint->host.data, colon,
+                             port_len, endpoint->port.data)
+                     : print(&site->arena, "%s.%.*s%s%.*s", config->bucket, host_len,
+                             endpoint->host.data, colon, port_len, endpoint->port.data);
     lower(host);
     site->host = host;
     site->tls = endpoint->tls;
@@ -150,8 +156,10 @@ static enum ts3_err build(struct ts3_site *site, const struct ts3_engine_config 
     site->bucket_path = config->path_style ? print(&site->arena, "/%s", config->bucket) : "/";
     site->region = print(&site->arena, "%s", config->region);
     site->proxy = print(&site->arena, "%s", config->proxy ? config->proxy : "");
-    site->user_agent = print(&site->arena, "%s", config->user_agent ? config->user_agent : "tahoe-s3");
-    bool all = site->host && site->origin && site->prefix && site->bucket_path && site->region && site->proxy;
+    site->user_agent =
+        print(&site->arena, "%s", config->user_agent ? config->user_agent : "tahoe-s3");
+    bool all = site->host && site->origin && site->prefix && site->bucket_path && site->region &&
+               site->proxy;
     return all && site->user_agent ? TS3_OK : TS3_ENOMEM;
 }
 
@@ -162,7 +170,8 @@ enum ts3_err ts3_site_init(struct ts3_site *site, const struct ts3_alloc *alloc,
     if (config->endpoint == NULL || !split_endpoint(config->endpoint, &endpoint))
         return refuse(why, why_size, "the endpoint is not of the form http[s]://host[:port]");
     if (config->bucket == NULL || !is_name(ts3_str_of(config->bucket)))
-        return refuse(why, why_size, "the bucket's name has characters that S3 does not allow, or none at all");
+        return refuse(why, why_size,
+                      "the bucket's name has characters that S3 does not allow, or none at all");
     if (!config->path_style && endpoint.host.data[0] == '[')
         return refuse(why, why_size, "an address has no virtual hosts: use path style");
     struct ts3_str region = ts3_str_of(config->region);

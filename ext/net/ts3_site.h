@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Where an engine's requests go: endpoint, bucket and the ways there, checked once and never changed.
- * Owner: the engine.  Thread: any, read-only after init.  Errors: TS3_EINVAL with a sentence in why, TS3_ENOMEM. */
+/* Where an engine's requests go: endpoint, bucket and the ways there, checked once and never
+ * changed.
+ * Owner: the engine.  Thread: any, read-only after init.  Errors: TS3_EINVAL with a sentence in
+ *   why, TS3_ENOMEM. */
 #ifndef TS3_SITE_H
 #define TS3_SITE_H
 
@@ -13,9 +15,10 @@
 struct ts3_site {
     struct ts3_arena arena;
     bool tls;
-    const char *origin; /* https://host[:port] of every request, the bucket in it where not path style */
-    const char *host;   /* as the Host header says it */
-    const char *prefix; /* what comes before the key in the path: "/" or "/bucket/" */
+    /* https://host[:port] of every request, the bucket in it where not path style. */
+    const char *origin;
+    const char *host;        /* as the Host header says it */
+    const char *prefix;      /* what comes before the key in the path: "/" or "/bucket/" */
     const char *bucket_path; /* path of the bucket itself: "/" or "/bucket" */
     const char *region;      /* as configured */
     const char *ca_file;     /* NULL over http */

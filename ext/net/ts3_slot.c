@@ -34,7 +34,7 @@ void ts3_slots_free(struct ts3_slots *slots, const struct ts3_alloc *alloc)
     memset(slots, 0, sizeof *slots);
 }
 
-/* --- libcurl's callbacks: small, since what they mean is in ts3_attempt.c ----------------------------------------- */
+/* --- libcurl's callbacks: small, since what they mean is in ts3_attempt.c --- */
 
 static size_t on_header(char *bytes, size_t one, size_t size, void *arg)
 {
@@ -85,7 +85,7 @@ void ts3_slot_on_socket(CURL *easy, curl_socket_t fd)
         slot->fd = fd;
 }
 
-/* --- options that never change ------------------------------------------------------------------------------------ */
+/* --- options that never change --- */
 
 struct option_long {
     CURLoption option;
@@ -119,14 +119,16 @@ static CURLcode set_site(CURL *easy, const struct ts3_site *site)
 {
     CURLcode code = curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR, site->tls ? "https" : "http");
     if (code == CURLE_OK)
-        code = curl_easy_setopt(easy, CURLOPT_PROXY, site->proxy); /* "": the environment is not asked */
+        code = curl_easy_setopt(easy, CURLOPT_PROXY,
+                                site->proxy); /* "": the environment is not asked */
     if (code == CURLE_OK)
         code = curl_easy_setopt(easy, CURLOPT_NOPROXY, "");
     if (code == CURLE_OK)
         code = curl_easy_setopt(easy, CURLOPT_USERAGENT, site->user_agent);
     if (code != CURLE_OK || !site->tls)
         return code;
-    /* A CAPATH, as Debian has by default, would keep libcurl from loading the trust store only once. */
+    /* A CAPATH, as Debian has by default, would keep libcurl from loading the trust store only
+     * once. */
     code = curl_easy_setopt(easy, CURLOPT_CAPATH, NULL);
     if (code == CURLE_OK)
         code = curl_easy_setopt(easy, CURLOPT_CAINFO, site->ca_file);
@@ -183,8 +185,8 @@ static enum ts3_err make_slot(struct ts3_loop *loop, struct ts3_slot **out)
     return TS3_OK;
 }
 
-enum ts3_err ts3_slots_take(struct ts3_slots *slots, struct ts3_loop *loop, struct ts3_request *request,
-                            struct ts3_slot **out)
+enum ts3_err ts3_slots_take(struct ts3_slots *slots, struct ts3_loop *loop,
+                            struct ts3_request *request, struct ts3_slot **out)
 {
     struct ts3_slot *slot = slots->first_free;
     if (slot == NULL) {

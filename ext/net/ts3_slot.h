@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* A place on a connection: one of libcurl's easy handles with what never changes set once, and libcurl's callbacks.
+/* A place on a connection: one of libcurl's easy handles with what never changes set once, and
+ * libcurl's callbacks.
  *
  * Owner: the loop.  Thread: the loop's.  Errors: TS3_ENOMEM, TS3_ENET (libcurl refused an option).
  * Limits: max_connections slots, made as they are first needed, kept until the loop ends. */
@@ -16,8 +17,9 @@ struct ts3_request;
 
 #define TS3_SLOT_HEADERS (TS3_ENGINE_PAIRS + 10)
 #define TS3_SLOT_BUFFER_BYTES (64L << 10) /* libcurl's own, each way */
-#define TS3_SLOT_IDLE_S 10L               /* how long a connection may lie idle before it is not used again */
-#define TS3_SLOT_INLINE_BYTES ((size_t)64 << 10) /* bodies in memory up to this are handed to libcurl as a whole */
+#define TS3_SLOT_IDLE_S 10L /* how long a connection may lie idle before it is not used again */
+/* bodies in memory up to this are handed to libcurl as a whole */
+#define TS3_SLOT_INLINE_BYTES ((size_t)64 << 10)
 
 struct ts3_slot {
     struct ts3_loop *loop;
@@ -42,8 +44,8 @@ struct ts3_slots {
 enum ts3_err ts3_slots_init(struct ts3_slots *slots, const struct ts3_alloc *alloc, uint32_t cap);
 void ts3_slots_free(struct ts3_slots *slots, const struct ts3_alloc *alloc);
 /* A free slot, request set; there is one as long as fewer than cap are taken. */
-enum ts3_err ts3_slots_take(struct ts3_slots *slots, struct ts3_loop *loop, struct ts3_request *request,
-                            struct ts3_slot **slot);
+enum ts3_err ts3_slots_take(struct ts3_slots *slots, struct ts3_loop *loop,
+                            struct ts3_request *request, struct ts3_slot **slot);
 void ts3_slots_give(struct ts3_slots *slots, struct ts3_slot *slot);
 
 /* libcurl watches this socket for the handle. */

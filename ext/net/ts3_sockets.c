@@ -14,7 +14,7 @@
 #include "net/ts3_slot.h"
 
 void ts3_sockets_init(struct ts3_sockets *sockets, const struct ts3_alloc *alloc, int epoll_fd,
-                       const int64_t *now_us)
+                      const int64_t *now_us)
 {
     memset(sockets, 0, sizeof *sockets);
     sockets->alloc = alloc;
@@ -62,7 +62,8 @@ static void forget(struct ts3_sockets *sockets, struct ts3_socket **place)
 {
     struct ts3_socket *entry = *place;
     set_idle(sockets, entry, false);
-    /* Said explicitly: where a forked child holds a copy of the descriptor, closing alone would not remove it. */
+    /* Said explicitly: where a forked child holds a copy of the descriptor, closing alone would not
+     * remove it. */
     if (entry->watched)
         (void)epoll_ctl(sockets->epoll_fd, EPOLL_CTL_DEL, entry->fd, NULL);
     if (entry->opened)
@@ -127,12 +128,14 @@ static int on_watch(CURL *easy, curl_socket_t fd, int what, void *arg, void *unu
     if (entry->opened)
         ts3_slot_on_socket(easy, fd);
     struct epoll_event event = {0};
-    event.events = (what & CURL_POLL_IN ? (uint32_t)EPOLLIN : 0) | (what & CURL_POLL_OUT ? (uint32_t)EPOLLOUT : 0);
+    event.events = (what & CURL_POLL_IN ? (uint32_t)EPOLLIN : 0) |
+                   (what & CURL_POLL_OUT ? (uint32_t)EPOLLOUT : 0);
     event.data.fd = fd;
     set_idle(sockets, entry, false);
     int operation = entry->watched ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
     if (epoll_ctl(sockets->epoll_fd, operation, fd, &event) != 0) {
-        /* A descriptor number that was closed and opened again unseen is in the set no more, or is there already. */
+        /* A descriptor number that was closed and opened again unseen is in the set no more, or is
+         * there already. */
         operation = errno == ENOENT ? EPOLL_CTL_ADD : EPOLL_CTL_MOD;
         if (epoll_ctl(sockets->epoll_fd, operation, fd, &event) != 0)
             return -1;

@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The sockets of libcurl's connections: which exist, which are watched, which are idle.
  *
- * libcurl 7.88 reuses an idle connection that has unread input (a late 408, say) and then takes that input for the
- * answer to the next request.  So every idle socket is looked at before requests are started, and shut down when it is
- * readable; libcurl then finds it dead.
+ * libcurl 7.88 reuses an idle connection that has unread input (a late 408, say) and then takes
+ * that input for the answer to the next request.  So every idle socket is looked at before
+ * requests are started, and shut down when it is readable; libcurl then finds it dead.
  *
- * Owner: the loop.  Thread: the loop's (callbacks of libcurl run there); the two totals may be read by any.
+ * Owner: the loop.  Thread: the loop's (callbacks of libcurl run there); the two totals may be
+ *   read by any.
  * Errors: a socket that cannot be recorded is not opened (libcurl reports a failed connection).
- * Limits: none of its own; libcurl keeps at most CURLMOPT_MAXCONNECTS and the transfers under way. */
+ * Limits: none of its own; libcurl keeps at most CURLMOPT_MAXCONNECTS and the transfers under way.
+ */
 #ifndef TS3_SOCKETS_H
 #define TS3_SOCKETS_H
 
@@ -46,7 +48,7 @@ struct ts3_sockets {
 };
 
 void ts3_sockets_init(struct ts3_sockets *sockets, const struct ts3_alloc *alloc, int epoll_fd,
-                       const int64_t *now_us);
+                      const int64_t *now_us);
 /* After curl_multi_cleanup. */
 void ts3_sockets_free(struct ts3_sockets *sockets);
 /* Sets the callbacks that keep this table on a handle. */
@@ -54,7 +56,8 @@ CURLcode ts3_sockets_attach(struct ts3_sockets *sockets, CURL *easy);
 CURLMcode ts3_sockets_attach_multi(struct ts3_sockets *sockets, CURLM *multi);
 /* Shuts down the idle sockets that are readable or broken. */
 void ts3_sockets_sweep(struct ts3_sockets *sockets);
-/* Shuts down those that have been idle since before_us or longer; libcurl closes them when it next looks. */
+/* Shuts down those that have been idle since before_us or longer; libcurl closes them when it next
+ * looks. */
 void ts3_sockets_expire(struct ts3_sockets *sockets, int64_t before_us);
 
 #endif

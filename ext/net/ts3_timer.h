@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The engine's own timers: a binary heap on the clock that was passed to the engine.
- * Owner: the loop.  Thread: the loop's.  Errors: TS3_ENOMEM from reserve alone; arming never fails once room is reserved.
+ * Owner: the loop.  Thread: the loop's.  Errors: TS3_ENOMEM from reserve alone; arming never fails
+ *   once room is reserved.
  * Limits: as many armed timers as were reserved. */
 #ifndef TS3_TIMER_H
 #define TS3_TIMER_H

@@ -32,22 +32,27 @@ void ts3_value_take_error(struct ts3_request *request, const struct ts3_xml_erro
         answer->date_s = error->server_time_s;
     char message[sizeof request->fault.message];
     copy(message, sizeof message, error->message);
-    enum ts3_kind kind = answer->status == 401 || answer->status == 403 ? TS3_KIND_AUTH : TS3_KIND_SERVICE;
+    enum ts3_kind kind =
+        answer->status == 401 || answer->status == 403 ? TS3_KIND_AUTH : TS3_KIND_SERVICE;
     /* Overrides a connection that broke behind the answer: what the service said is the reason. */
     memset(&request->fault, 0, sizeof request->fault);
-    ts3_request_fault(request, kind, TS3_TRANSPORT_OK, false, "%s", message[0] != '\0' ? message : request->code);
+    ts3_request_fault(request, kind, TS3_TRANSPORT_OK, false, "%s",
+                      message[0] != '\0' ? message : request->code);
 }
 
-static void unreadable(struct ts3_request *request, enum ts3_err err, const struct ts3_xml_fault *fault)
+static void unreadable(struct ts3_request *request, enum ts3_err err,
+                       const struct ts3_xml_fault *fault)
 {
     if (err == TS3_ENOMEM)
-        ts3_request_fault(request, TS3_KIND_LOCAL, TS3_TRANSPORT_LOCAL, true, "no memory for the answer");
+        ts3_request_fault(request, TS3_KIND_LOCAL, TS3_TRANSPORT_LOCAL, true,
+                          "no memory for the answer");
     else
         ts3_request_fault(request, TS3_KIND_PROTOCOL, TS3_TRANSPORT_PROTOCOL, false,
                           "the answer cannot be read: %s", fault->text);
 }
 
-static void parse_result(const struct ts3_alloc *alloc, struct ts3_request *request, const char *text, size_t size)
+static void parse_result(const struct ts3_alloc *alloc, struct ts3_request *request,
+                         const char *text, size_t size)
 {
     enum ts3_xml_result_kind kind = request->parse == TS3_PARSE_CREATE     ? TS3_XML_RESULT_CREATE
                                     : request->parse == TS3_PARSE_COMPLETE ? TS3_XML_RESULT_COMPLETE
@@ -59,8 +64,8 @@ static void parse_result(const struct ts3_alloc *alloc, struct ts3_request *requ
     if (err == TS3_OK && result.is_error) {
         ts3_value_take_error(request, &result.error);
     } else if (err == TS3_OK) {
-        request->event.value.text = ts3_arena_copy(&request->arena, result.text.len ? result.text.data : "",
-                                                   result.text.len);
+        request->event.value.text = ts3_arena_copy(
+            &request->arena, result.text.len ? result.text.data : "", result.text.len);
         if (request->event.value.text == NULL)
             err = TS3_ENOMEM;
     }
@@ -69,7 +74,8 @@ static void parse_result(const struct ts3_alloc *alloc, struct ts3_request *requ
     ts3_xml_result_free(&result);
 }
 
-/* A question without list-type is one of ListObjects v1, whose answers may lack every element that tells. */
+/* A question without list-type is one of ListObjects v1, whose answers may lack every element that
+ * tells. */
 static enum ts3_list_version list_version(const struct ts3_request *request)
 {
     for (size_t i = 0; i < request->query_count; i++)
@@ -78,7 +84,8 @@ static enum ts3_list_version list_version(const struct ts3_request *request)
     return TS3_LIST_V1;
 }
 
-static void parse_list(const struct ts3_alloc *alloc, struct ts3_request *request, const char *text, size_t size)
+static void parse_list(const struct ts3_alloc *alloc, struct ts3_request *request, const char *text,
+                       size_t size)
 {
     struct ts3_page *page = &request->event.value.page;
     struct ts3_xml_fault fault = {""};
@@ -92,7 +99,8 @@ static void parse_list(const struct ts3_alloc *alloc, struct ts3_request *reques
     ts3_request_charge_answer(request, page->arena.used_bytes);
 }
 
-static void parse_deleted(const struct ts3_alloc *alloc, struct ts3_request *request, const char *text, size_t size)
+static void parse_deleted(const struct ts3_alloc *alloc, struct ts3_request *request,
+                          const char *text, size_t size)
 {
     struct ts3_xml_deleted *deleted = &request->event.value.deleted;
     struct ts3_xml_fault fault = {""};
@@ -106,7 +114,8 @@ static void parse_deleted(const struct ts3_alloc *alloc, struct ts3_request *req
     ts3_xml_deleted_free(deleted);
 }
 
-static void parse_uploads(const struct ts3_alloc *alloc, struct ts3_request *request, const char *text, size_t size)
+static void parse_uploads(const struct ts3_alloc *alloc, struct ts3_request *request,
+                          const char *text, size_t size)
 {
     struct ts3_xml_uploads *uploads = &request->event.value.uploads;
     struct ts3_xml_fault fault = {""};
@@ -151,13 +160,14 @@ void ts3_value_body_fault(struct ts3_request *request)
     const struct ts3_body *body = &request->body;
     char text[128] = "";
     if (body->error != TS3_EIO) {
-        ts3_request_fault(request, TS3_KIND_LOCAL, TS3_TRANSPORT_LOCAL, true, "the body cannot be hashed: %s",
-                          ts3_err_text(body->error));
+        ts3_request_fault(request, TS3_KIND_LOCAL, TS3_TRANSPORT_LOCAL, true,
+                          "the body cannot be hashed: %s", ts3_err_text(body->error));
     } else if (body->error_number == 0) {
         ts3_request_fault(request, TS3_KIND_LOCAL, TS3_TRANSPORT_LOCAL, true,
                           "the file ends before the region that was to be sent");
     } else {
         const char *why = strerror_r(body->error_number, text, sizeof text);
-        ts3_request_fault(request, TS3_KIND_LOCAL, TS3_TRANSPORT_LOCAL, true, "the file cannot be read: %s", why);
+        ts3_request_fault(request, TS3_KIND_LOCAL, TS3_TRANSPORT_LOCAL, true,
+                          "the file cannot be read: %s", why);
     }
 }

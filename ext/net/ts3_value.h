@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* From a whole answer to the value of an event, or to the reason why there is none.
  * Owner: the loop; the value belongs to the request.  Thread: the loop's.
- * Errors: become the request's fault (PROTOCOL, LOCAL) or its code (an error document within a 200). */
+ * Errors: become the request's fault (PROTOCOL, LOCAL) or its code (an error document within a
+ *   200). */
 #ifndef TS3_VALUE_H
 #define TS3_VALUE_H
 

@@ -8,10 +8,11 @@
 #include "net/ts3_attempt.h"
 #include "net/ts3_value.h"
 
-#define SKEW_SUSPECT_S 840 /* S3 allows 15 minutes; an answer without a body cannot say that this was the reason */
-#define SKEW_NOISE_S 5     /* a correction this small would change nothing */
+#define SKEW_SUSPECT_S                                                                             \
+    840 /* S3 allows 15 minutes; an answer without a body cannot say that this was the reason */
+#define SKEW_NOISE_S 5 /* a correction this small would change nothing */
 
-/* --- what libcurl says -------------------------------------------------------------------------------------------- */
+/* --- what libcurl says --- */
 
 static enum ts3_transport transport_of(CURLcode code, const struct ts3_answer *answer)
 {
@@ -56,7 +57,8 @@ static enum ts3_transport transport_of(CURLcode code, const struct ts3_answer *a
 static void fault_of_code(struct ts3_request *request, CURLcode code, const char *detail)
 {
     enum ts3_transport transport = transport_of(code, &request->answer);
-    /* A refusal that came while the body was still going out counts, though the connection broke then. */
+    /* A refusal that came while the body was still going out counts, though the connection broke
+     * then. */
     if (transport == TS3_TRANSPORT_SEND && request->answer.complete_head)
         transport = TS3_TRANSPORT_RECEIVE;
     enum ts3_kind kind = TS3_KIND_TRANSPORT;
@@ -72,7 +74,7 @@ static void fault_of_code(struct ts3_request *request, CURLcode code, const char
     ts3_request_fault(request, kind, transport, false, "%s", what);
 }
 
-/* --- what the service says ---------------------------------------------------------------------------------------- */
+/* --- what the service says --- */
 
 /* A status that is no success: code and message from the body where it is S3's error document. */
 static void read_refusal(struct ts3_loop *loop, struct ts3_request *request)
@@ -82,7 +84,8 @@ static void read_refusal(struct ts3_loop *loop, struct ts3_request *request)
     memset(&error, 0, sizeof error);
     enum ts3_err err = TS3_EXML;
     if (answer->body.len > 0)
-        err = ts3_xml_error_parse(loop->alloc, ts3_buf_text(&answer->body), answer->body.len, &error, NULL);
+        err = ts3_xml_error_parse(loop->alloc, ts3_buf_text(&answer->body), answer->body.len,
+                                  &error, NULL);
     if (err == TS3_OK)
         ts3_value_take_error(request, &error);
     ts3_xml_error_free(&error);
@@ -97,7 +100,8 @@ static void fault_of_status(struct ts3_request *request, const char *message)
     if (message[0] != '\0')
         ts3_request_fault(request, kind, TS3_TRANSPORT_OK, false, "%s", message);
     else
-        ts3_request_fault(request, kind, TS3_TRANSPORT_OK, false, "the service answered with status %d", status);
+        ts3_request_fault(request, kind, TS3_TRANSPORT_OK, false,
+                          "the service answered with status %d", status);
 }
 
 static bool refused(const struct ts3_request *request)
@@ -106,7 +110,8 @@ static bool refused(const struct ts3_request *request)
     return status >= 300 && status != 304;
 }
 
-/* Whether the window has all that the answer promised; a connection that breaks after that does not matter. */
+/* Whether the window has all that the answer promised; a connection that breaks after that does
+ * not matter. */
 static bool window_is_whole(const struct ts3_request *request)
 {
     if (request->into == NULL || request->answer.status == 304)
@@ -120,12 +125,15 @@ static void read_answer(struct ts3_loop *loop, struct ts3_request *request)
     struct ts3_fault *fault = &request->fault;
     if (!request->answer.complete_head) {
         if (request->answer.status != 0)
-            ts3_request_fault(request, TS3_KIND_TRANSPORT, TS3_TRANSPORT_RECEIVE, false, "the answer was cut short");
+            ts3_request_fault(request, TS3_KIND_TRANSPORT, TS3_TRANSPORT_RECEIVE, false,
+                              "the answer was cut short");
         else
-            ts3_request_fault(request, TS3_KIND_PROTOCOL, TS3_TRANSPORT_PROTOCOL, false, "the answer is not HTTP");
+            ts3_request_fault(request, TS3_KIND_PROTOCOL, TS3_TRANSPORT_PROTOCOL, false,
+                              "the answer is not HTTP");
         return;
     }
-    bool late = fault->set && (fault->transport == TS3_TRANSPORT_SEND || fault->transport == TS3_TRANSPORT_RECEIVE);
+    bool late = fault->set && (fault->transport == TS3_TRANSPORT_SEND ||
+                               fault->transport == TS3_TRANSPORT_RECEIVE);
     if (refused(request)) {
         if (!fault->set || late)
             read_refusal(loop, request);
@@ -135,14 +143,15 @@ static void read_answer(struct ts3_loop *loop, struct ts3_request *request)
         if (late && request->target > 0 && window_is_whole(request))
             memset(fault, 0, sizeof *fault);
         if (!fault->set && !window_is_whole(request))
-            ts3_request_fault(request, TS3_KIND_TRANSPORT, TS3_TRANSPORT_RECEIVE, false, "the answer was cut short");
+            ts3_request_fault(request, TS3_KIND_TRANSPORT, TS3_TRANSPORT_RECEIVE, false,
+                              "the answer was cut short");
         return;
     }
     if (!fault->set && request->answer.status != 304)
         ts3_value_parse(loop->alloc, request);
 }
 
-/* --- what follows ------------------------------------------------------------------------------------------------- */
+/* --- what follows --- */
 
 static bool adopt_skew(struct ts3_loop *loop, struct ts3_request *request)
 {
@@ -162,13 +171,15 @@ static bool adopt_skew(struct ts3_loop *loop, struct ts3_request *request)
 static bool is_region(const char *text)
 {
     size_t len = strlen(text);
-    return len > 0 && len < 63 && strspn(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_") == len;
+    return len > 0 && len < 63 &&
+           strspn(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_") == len;
 }
 
-/* Another request may have adopted it already; a service that names a third region is not followed. */
+/* Another request may have adopted it already; a third region that is named is not followed. */
 static bool adopt_region(struct ts3_loop *loop, struct ts3_request *request)
 {
-    if (request->region_tried || !is_region(request->region) || strcmp(request->region, request->signed_region) == 0)
+    if (request->region_tried || !is_region(request->region) ||
+        strcmp(request->region, request->signed_region) == 0)
         return false;
     if (strcmp(loop->region, request->region) != 0) {
         if (atomic_load(&loop->region_adopted))
@@ -181,9 +192,10 @@ static bool adopt_region(struct ts3_loop *loop, struct ts3_request *request)
     return true;
 }
 
-/* An answer to HEAD has no body that could say why it was refused, and some services never send one. */
-static enum ts3_retry_class guess_bare(const struct ts3_loop *loop, const struct ts3_request *request,
-                                       enum ts3_retry_class what)
+/* An answer to HEAD has no body that could say why it was refused, and some services never send
+ * one. */
+static enum ts3_retry_class guess_bare(const struct ts3_loop *loop,
+                                       const struct ts3_request *request, enum ts3_retry_class what)
 {
     const struct ts3_answer *answer = &request->answer;
     if (request->code[0] != '\0' || what != TS3_RETRY_FINAL || request->fault.set)
@@ -193,13 +205,16 @@ static enum ts3_retry_class guess_bare(const struct ts3_loop *loop, const struct
         return TS3_RETRY_REGION;
     if (answer->status != 403 || answer->date_s == TS3_TIME_NONE)
         return what;
-    int64_t off_s = answer->date_s - (loop->clock->wall_s(loop->clock->ctx) + request->signed_skew_s);
+    int64_t off_s =
+        answer->date_s - (loop->clock->wall_s(loop->clock->ctx) + request->signed_skew_s);
     return off_s > SKEW_SUSPECT_S || off_s < -SKEW_SUSPECT_S ? TS3_RETRY_SKEW : what;
 }
 
-static bool wait_and_retry(struct ts3_loop *loop, struct ts3_request *request, enum ts3_retry_class what)
+static bool wait_and_retry(struct ts3_loop *loop, struct ts3_request *request,
+                           enum ts3_retry_class what)
 {
-    uint32_t allowed = request->attempts_max + (request->skew_tried ? 1 : 0) + (request->region_tried ? 1 : 0);
+    uint32_t allowed =
+        request->attempts_max + (request->skew_tried ? 1 : 0) + (request->region_tried ? 1 : 0);
     if (request->attempts >= allowed)
         return false;
     int64_t delay_ms = ts3_retry_delay_ms(what, request->retries, &loop->rand);

@@ -6,8 +6,8 @@
 
 #include "net/ts3_loop.h"
 
-/* libcurl has ended the active attempt with code, or, where the request has a fault already, it is to be ended now.
- * Takes it back from libcurl and sends the request on its way. */
+/* libcurl has ended the active attempt with code, or, where the request has a fault already, it is
+ * to be ended now. Takes it back from libcurl and sends the request on its way. */
 void ts3_verdict_attempt(struct ts3_loop *loop, struct ts3_request *request, CURLcode code);
 
 /* The same for a request that could not be started, or is not active: its fault is set. */

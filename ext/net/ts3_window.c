@@ -4,7 +4,8 @@
 
 #include <string.h>
 
-enum ts3_err ts3_window_make(struct ts3_shared *shared, size_t size_bytes, struct ts3_window **window)
+enum ts3_err ts3_window_make(struct ts3_shared *shared, size_t size_bytes,
+                             struct ts3_window **window)
 {
     if (size_bytes == 0)
         return TS3_EINVAL;
@@ -71,13 +72,15 @@ enum ts3_err ts3_window_append(struct ts3_window *window, const void *bytes, siz
     if (size_bytes > window->size_bytes - ready)
         return TS3_ELIMIT;
     memcpy(window->data + ready, bytes, size_bytes);
-    /* Sequentially consistent, not only released: pairs with the arming below, see ts3_window_fire. */
+    /* Sequentially consistent, not only released: pairs with the arming below, see ts3_window_fire.
+     */
     atomic_store(&window->ready_bytes, ready + size_bytes);
     return TS3_OK;
 }
 
-/* Arming stores armed and then loads ready; the loop stores ready and then loads armed.  With both in one total order at
- * least one of the two sees the other's store, and the exchange lets only one of them take the arming. */
+/* Arming stores armed and then loads ready; the loop stores ready and then loads armed.  With both
+ * in one total order at least one of the two sees the other's store, and the exchange lets only
+ * one of them take the arming. */
 bool ts3_window_fire(struct ts3_window *window)
 {
     size_t armed = atomic_load(&window->armed_bytes);

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The inside of a window (its interface is in ts3_engine.h).
  * Owner: counted references: the caller's, and the request's that fills it.
- * Thread: size and data never change.  ready is written by the loop alone (release) and read by any (acquire).  armed is
- *   set by callers and taken back by whoever sees first that it is due: the arming call itself, or the loop.  busy is
- *   set by submit and cleared by the loop.
+ * Thread: size and data never change.  ready is written by the loop alone (release) and read by
+ *   any (acquire).  armed is set by callers and taken back by whoever sees first that it is due:
+ *   the arming call itself, or the loop.  busy is set by submit and cleared by the loop.
  * Errors and limits: see ts3_engine.h. */
 #ifndef TS3_WINDOW_H
 #define TS3_WINDOW_H
@@ -25,9 +25,11 @@ struct ts3_window {
 };
 
 /* The window of a budget; ts3_window_new is this behind the checks of the engine. */
-enum ts3_err ts3_window_make(struct ts3_shared *shared, size_t size_bytes, struct ts3_window **window);
+enum ts3_err ts3_window_make(struct ts3_shared *shared, size_t size_bytes,
+                             struct ts3_window **window);
 void ts3_window_ref(struct ts3_window *window);
-/* The loop: appends bytes at ready; more than there is room for is TS3_ELIMIT, and nothing is taken. */
+/* The loop: appends bytes at ready; more than there is room for is TS3_ELIMIT, and nothing is
+ * taken. */
 enum ts3_err ts3_window_append(struct ts3_window *window, const void *bytes, size_t size_bytes);
 /* The loop, after an append: true once for an arming that is due now. */
 bool ts3_window_fire(struct ts3_window *window);

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* A few threads that do what the loop must not wait for: reading files and hashing.
- * Owner: the engine.  Thread: submit and take are the loop's; a job's data belongs to the worker between submit and its
- *   return by take, and to the loop otherwise (the pool's lock orders the two).  stop may be set at any time.
- * Lock: one mutex, for the two lists.  Errors: TS3_EIO from start (errno says why).  Limits: jobs are queued without
- *   allocation; how many there can be is the caller's matter. */
+ * Owner: the engine.  Thread: submit and take are the loop's; a job's data belongs to the worker
+ *   between submit and its return by take, and to the loop otherwise (the pool's lock orders the
+ *   two).  stop may be set at any time.
+ * Lock: one mutex, for the two lists.  Errors: TS3_EIO from start (errno says why).  Limits: jobs
+ *   are queued without allocation; how many there can be is the caller's matter. */
 #ifndef TS3_WORKER_H
 #define TS3_WORKER_H
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Request bodies when the connection, the server or the caller does not behave; the budget they live on; ways there. */
+/* Request bodies when the connection, the server or the caller does not behave; the budget they
+ * live on; ways there. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
@@ -69,7 +70,8 @@ static bool is_whole(const struct net_seen *seen, size_t size)
     return seen->body_size == size && memcmp(seen->body, bytes, size) == 0;
 }
 
-/* The second request on a connection is swallowed: what a server does that gave the connection up. */
+/* The second request on a connection is swallowed: what a server does that gave the connection up.
+ */
 static enum net_then swallow_second(struct net_server *by, int fd, int number, const struct net_seen *seen)
 {
     (void)by;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* The engine in bad weather: refusals, retries, outcomes, cut-off answers, silence, skew, regions, cancel and close. */
+/* The engine in bad weather: refusals, retries, outcomes, cut-off answers, silence, skew, regions,
+ * cancel and close. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* The engine in good weather: what goes on the wire, what comes back, windows, bodies, limits, priorities. */
+/* The engine in good weather: what goes on the wire, what comes back, windows, bodies, limits,
+ * priorities. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif

@@ -265,7 +265,8 @@ static int64_t still_wall(void *ctx)
     return atomic_load(&net->wall_s);
 }
 
-/* A multiple of the numbers of milliseconds that the first delays are drawn from, so that each of them is 0. */
+/* A multiple of the numbers of milliseconds that the first delays are drawn from, so that each of
+ * them is 0. */
 static uint64_t no_delay(void *ctx)
 {
     (void)ctx;

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* A small HTTP server on the loopback, inside the test, that answers what a script says; and an engine that talks to it.
+/* A small HTTP server on the loopback, inside the test, that answers what a script says; and an
+ * engine that talks to it.
  *
- * Owner: each test starts and stops its own.  Thread: the server has one for accepting and one a connection; a script's
- * function runs on the connection's.  Errors: end the program.  Limits: NET_MAX_REQUESTS requests and NET_MAX_CONNECTIONS
- * connections in a server's life. */
+ * Owner: each test starts and stops its own.  Thread: the server has one for accepting and one a
+ * connection; a script's function runs on the connection's.  Errors: end the program.  Limits:
+ * NET_MAX_REQUESTS requests and NET_MAX_CONNECTIONS connections in a server's life. */
 #ifndef TEST_NET_SERVER_H
 #define TEST_NET_SERVER_H
 

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Thousands of operations on a server that fails at random, held against what the server knows it stored: no byte is
- * wrong, no object that exists is reported missing, a failure said to be not applied was not applied, each request ends
- * once, and nothing is left over.
+/* Thousands of operations on a server that fails at random, held against what the server knows it
+ * stored: no byte is wrong, no object that exists is reported missing, a failure said to be not
+ * applied was not applied, each request ends once, and nothing is left over.
  *
- * TS3_SOAK_OPERATIONS and TS3_SOAK_SEED (environment) say how many and which; the seed is printed, and a run with it draws
- * the same faults in the order in which requests arrive. */
+ * TS3_SOAK_OPERATIONS and TS3_SOAK_SEED (environment) say how many and which; the seed is printed,
+ * and a run with it draws the same faults in the order in which requests arrive. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
@@ -226,7 +226,8 @@ static int environment(const char *name, int usual)
     return text ? atoi(text) : usual;
 }
 
-/* The engine under test lives for some hundred operations, so that a server's table of requests suffices. */
+/* The engine under test lives for some hundred operations, so that a server's table of requests
+ * suffices. */
 static void soak(struct store *store, int operations)
 {
     static struct net_server server;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* The parts of the engine that need no network: timers, answers' headers, budget, windows, bodies; and lack of memory. */
+/* The parts of the engine that need no network: timers, answers' headers, budget, windows, bodies;
+ * and lack of memory. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
@@ -144,7 +145,8 @@ TEST(windows_fire_once)
     ts3_shared_unref(shared);
 }
 
-/* Arming and filling at once, many times: an arming is told exactly once, by the call or by the loop. */
+/* Arming and filling at once, many times: an arming is told exactly once, by the call or by the
+ * loop. */
 struct race {
     struct ts3_window *window;
     atomic_int fired;
@@ -243,7 +245,8 @@ static void one_request(struct net_engine *net, struct ts3_request_spec *spec)
     ts3_event_clear(&event);
 }
 
-/* A PUT from a file, a GET into a window, a listing: whatever allocation fails, each ends once, and nothing leaks. */
+/* A PUT from a file, a GET into a window, a listing: whatever allocation fails, each ends once,
+ * and nothing leaks. */
 static void everything(struct net_engine *net, int file)
 {
     struct ts3_request_spec spec;
