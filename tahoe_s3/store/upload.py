@@ -112,15 +112,20 @@ class Parts:
             else:
                 self._waiters.append((most, waiter))
 
+    @property
+    def _is_over(self) -> bool:
+        return self._stopped or self.failure is not None
+
     def _send(self) -> None:
-        if self._stopped or self.failure is not None:
+        if self._is_over:
             return
         if self.upload_id is None:
             if self._creating is None:
                 self._creating = self._store.client.create_multipart(self._key)
                 self._creating.addCallbacks(self._created, self._failed)
             return
-        while self._ready and len(self._under_way) < PARTS_AT_ONCE:
+        # A part may fail before the call returns, and with it the upload: then its file is closed already.
+        while not self._is_over and self._ready and len(self._under_way) < PARTS_AT_ONCE:
             number = self._ready.popleft()
             region = FileRegion(self._fd, *self.region(number))
             sent = self._store.client.upload_part(self._key, self.upload_id, number, region)

@@ -28,7 +28,7 @@ from tahoe_s3.store.leases import hash_secret
 from tahoe_s3.store.store import VANISH_CHECKS_S
 
 from .helpers import NODEID, now, pattern
-from .memory_client import MemoryClient, _Failing
+from .memory_client import Held, MemoryClient, _Failing
 from .servers import open_place
 
 IMMUTABLE_SIS = [b"immutable-sharea", b"immutable-shareb"]
@@ -47,6 +47,24 @@ class StormyClient(MemoryClient):
     def __init__(self, chance: random.Random, *, rate: float) -> None:
         super().__init__()
         self.chance, self.rate = chance, rate
+        #: The chance that an answer comes late, and those that are still to come.
+        self.lateness = 0.0
+        self.late: list[Held] = []
+
+    def holding(self, operation: str, key: str, call: Any) -> Held | None:
+        if key in SPARED or self.chance.random() >= self.lateness:
+            return super().holding(operation, key, call)
+        held = Held(self, operation, key, apply_first=self.chance.random() < 0.5)
+        held.calls.append(call)
+        self.late.append(held)
+        return held
+
+    def answer_one(self) -> None:
+        """One of the late answers comes, whichever."""
+        if self.late:
+            held = self.late.pop(self.chance.randrange(len(self.late)))
+            if held.calls:
+                held.calls.pop(0).go()
 
     def count(self, operation: str, key: str) -> _Failing | None:
         failing = super().count(operation, key)
@@ -84,10 +102,11 @@ class Storm:
         deferred.addCallbacks(
             lambda result: results.append((True, result)), lambda failure: results.append((False, failure.value))
         )
-        for _ in range(200):
+        for _ in range(2000):
             if results:
                 return results[0]
-            self.clock.advance(0.5)
+            self.client.answer_one()
+            self.clock.advance(0.1)
         raise AssertionError("it hangs")
 
     def expect(self, deferred: Deferred[Any]) -> tuple[bool, Any]:
@@ -153,8 +172,10 @@ class Storm:
             assert isinstance(result, S3Error), repr(result)
 
     def write(self) -> None:
+        self.end_write(*self.begin_write(self.chance.choice(MUTABLE_SIS)))
+
+    def begin_write(self, si: bytes) -> tuple[bytes, dict[ShareId, bytes | None], Deferred[Any]]:
         """Overwrite, create or delete shares of a slot."""
-        si = self.chance.choice(MUTABLE_SIS)
         vectors: dict[int, Any] = {}
         wanted: dict[ShareId, bytes | None] = {}
         for shnum in self.chance.sample(range(3), self.chance.randint(1, 2)):
@@ -166,7 +187,10 @@ class Storm:
                 vectors[shnum] = ([], [(0, content)], len(content))
                 wanted[ShareId(si, shnum)] = content
         secrets = (ENABLER, SECRETS[0], SECRETS[0])
-        succeeded, answer = self.expect(self.server.slot_testv_and_readv_and_writev(si, secrets, vectors, [(0, 9999)]))
+        return si, wanted, self.server.slot_testv_and_readv_and_writev(si, secrets, vectors, [(0, 9999)])
+
+    def end_write(self, si: bytes, wanted: dict[ShareId, bytes | None], writing: Deferred[Any]) -> None:
+        succeeded, answer = self.expect(writing)
         if succeeded:
             self.look({ShareId(si, shnum): found[0] for shnum, found in answer[1].items()}, si)
         for share, content in wanted.items():
@@ -176,6 +200,25 @@ class Storm:
                 self.leases.pop(share, None)
             elif succeeded:
                 self.leased(si, [share.shnum], SECRETS[0])
+
+    def burst(self) -> None:
+        """Many calls for one slot at once: writes take effect in the order of the calls, reads see one of them."""
+        si = self.chance.choice(MUTABLE_SIS)
+        possible = {share: list(contents) for share, contents in self.mutable.items()}
+        writes, reads = [], []
+        for _ in range(self.chance.randint(2, 6)):
+            if self.chance.random() < 0.5:
+                reads.append(self.server.slot_readv(si, [], [(0, 9999)]))
+            else:
+                writes.append(self.begin_write(si))
+                for share, content in writes[-1][1].items():
+                    possible.setdefault(share, [None]).append(content)
+            self.client.answer_one()
+        for write in writes:
+            self.end_write(*write)
+        for succeeded, answer in map(self.expect, reads):
+            for shnum, found in answer.items() if succeeded else ():
+                assert found[0] in possible[ShareId(si, shnum)]
 
     def look(self, found: dict[ShareId, bytes], si: bytes) -> None:
         """What was read of a slot must be what was written, and settles what was not known."""
@@ -210,6 +253,9 @@ class Storm:
         """Stopped, killed, or stopped and its folder lost; the new process sees the bucket only."""
         how = self.chance.choice(["stopped", "killed", "emptied"])
         rate, self.client.rate = self.client.rate, 0.0
+        lateness, self.client.lateness = self.client.lateness, 0.0
+        for _ in range(len(self.client.late)):
+            self.client.answer_one()
         if how == "killed":
             self.server.store.index.abandon()
             self.clock = Clock()
@@ -223,11 +269,11 @@ class Storm:
         fresh.objects, fresh.uploads, fresh.now_s = self.client.objects, self.client.uploads, self.client.now_s
         self.client = fresh
         self.server = self.start()
-        fresh.rate = rate
+        fresh.rate, fresh.lateness = rate, lateness
 
     def check(self) -> None:
         """All that was acknowledged, from the bucket alone, in good weather."""
-        self.client.rate = 0.0
+        self.client.rate = self.client.lateness = 0.0
         self.restart()
         assert self.client.uploads == {}, "parts that are paid for and belong to nothing"
         store = self.server.store
@@ -253,11 +299,12 @@ class Storm:
 def test_nothing_acknowledged_is_lost(tmp_path: Path, seed: int) -> None:
     storm = Storm(tmp_path / "storage", seed)
     storm.client.rate = [0.0, 0.05, 0.2, 0.4][seed % 4]
-    work = [storm.upload, storm.lease, storm.renew, storm.write, storm.write, storm.read, storm.fetch, storm.pause]
+    storm.client.lateness = [0.0, 0.5][seed // 4 % 2]
+    work = [storm.upload, storm.lease, storm.renew, storm.write, storm.burst, storm.read, storm.fetch, storm.pause]
     try:
         for _ in range(50):
             storm.chance.choice([*work, *work, storm.restart])()
         storm.check()
     finally:
-        storm.client.rate = 0.0
+        storm.client.rate = storm.client.lateness = 0.0
         storm.settle(storm.server.stopService())

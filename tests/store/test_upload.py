@@ -284,6 +284,17 @@ def test_a_part_that_fails_fails_the_next_call(place: ServerPlace, operation: st
     assert now(writer.abort()) is None and not place.client.uploads
 
 
+def test_no_part_is_sent_after_one_that_failed_at_once(place: ServerPlace) -> None:
+    """The file is closed by then, and its descriptor may be another file's."""
+    held = place.client.hold("CreateMultipartUpload")
+    writer = writer_of(place, 9 * PART)
+    writing = [writer.write(start, pattern(9 * PART)[start : start + PART]) for start in range(0, 9 * PART, PART)]
+    place.client.fail("UploadPart", Throttled)
+    held.release()
+    assert writer.closed and place.client.requests["UploadPart"] == 1
+    assert {type(error_of(one)) for one in writing[MAX_PARTS_BEHIND:]} == {Throttled}
+
+
 def test_a_part_that_fails_later_fails_the_close(place: ServerPlace) -> None:
     held = place.client.hold("UploadPart")
     writer = writer_of(place, 3 * PART)
