@@ -17,6 +17,7 @@ from allmydata import client as tahoe
 from pytest_twisted import ensureDeferred
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.ssl import TLSVersion
 from twisted.internet.task import deferLater
 from twisted.logger import formatEvent, globalLogPublisher
 
@@ -107,6 +108,20 @@ async def test_one_handshake_serves_many_requests(secure: S3Server, authority: A
         await client.put(f"k{number}", b"x")
     assert len(secure._open) == 1
     await client.close()
+
+
+@pytest.mark.parametrize(
+    "options", [{"lowerMaximumSecurityTo": TLSVersion.TLSv1_2}, {"raiseMinimumTo": TLSVersion.TLSv1_3}]
+)
+@ensureDeferred
+async def test_both_versions_of_today(authority: Authority, options: dict[str, Any]) -> None:
+    server = S3Server(reactor)
+    server.start(tls=authority.server("127.0.0.1", **options))
+    client = opened(server.url, ca_file=str(authority.bundle))
+    await client.put("k", b"body")
+    assert (await client.get("k")).data == b"body"
+    await client.close()
+    await server.stop()
 
 
 @ensureDeferred

@@ -18,7 +18,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from twisted.internet.ssl import PrivateCertificate
+from twisted.internet.ssl import CertificateOptions, PrivateCertificate
 
 _DAY = timedelta(days=1)
 
@@ -66,12 +66,13 @@ class Authority:
             .not_valid_after(now + days[1] * _DAY)
         )
 
-    def server(self, *names: str, days: tuple[int, int] = (-1, 10)) -> Any:
+    def server(self, *names: str, days: tuple[int, int] = (-1, 10), **options: Any) -> Any:
         """What listenSSL takes, for a server of these host names or addresses; valid from and to, in days from
-        now."""
+        now. `options` are those of Twisted's CertificateOptions."""
         key = ec.generate_private_key(ec.SECP256R1())
         builder = self._builder(_subject("server"), key.public_key(), days=days)
         alternatives = x509.SubjectAlternativeName([_alternative(name) for name in names])
         certificate = builder.add_extension(alternatives, critical=False).sign(self._key, hashes.SHA256())
         pem = certificate.public_bytes(serialization.Encoding.PEM) + _pem_of_key(key)
-        return PrivateCertificate.loadPEM(pem).options()
+        loaded = PrivateCertificate.loadPEM(pem)
+        return CertificateOptions(privateKey=loaded.privateKey.original, certificate=loaded.original, **options)
