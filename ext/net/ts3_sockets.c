@@ -108,13 +108,15 @@ static int on_close(void *arg, curl_socket_t fd)
     return close(fd);
 }
 
+/* Never fails: libcurl would take an error for the end of all transfers. A socket that cannot be
+ * watched is one transfer's loss, which ends by its timer. */
 static int on_watch(CURL *easy, curl_socket_t fd, int what, void *arg, void *unused)
 {
     struct ts3_sockets *sockets = arg;
     (void)unused;
     struct ts3_socket *entry = record(sockets, fd);
     if (entry == NULL)
-        return -1;
+        return 0;
     if (what == CURL_POLL_REMOVE) {
         if (entry->watched)
             (void)epoll_ctl(sockets->epoll_fd, EPOLL_CTL_DEL, fd, NULL);
@@ -138,7 +140,7 @@ static int on_watch(CURL *easy, curl_socket_t fd, int what, void *arg, void *unu
          * there already. */
         operation = errno == ENOENT ? EPOLL_CTL_ADD : EPOLL_CTL_MOD;
         if (epoll_ctl(sockets->epoll_fd, operation, fd, &event) != 0)
-            return -1;
+            return 0;
     }
     entry->watched = true;
     return 0;
