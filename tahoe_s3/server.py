@@ -35,6 +35,9 @@ from tahoe_s3.store.reader import ShareReader
 from tahoe_s3.store.store import Store
 from tahoe_s3.store.upload import ShareWriter, object_size
 
+#: Shares that may be uploaded at once; more are not accepted, as on a full disk. Abandoned ones end after 30 minutes.
+MAX_WRITERS = 10_000
+
 _log = Logger()
 
 
@@ -272,6 +275,9 @@ class S3StorageServer(StorageServer):
             path = str(self.store.spool_path(storage_index, shnum))
             if path in self._bucket_writers or remaining < allocated_size:
                 continue
+            if len(self._bucket_writers) >= MAX_WRITERS:
+                _log.warn("{count} shares are being uploaded already", count=MAX_WRITERS)
+                break
             try:
                 writer = ShareWriter(
                     self.store,

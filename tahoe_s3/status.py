@@ -32,7 +32,7 @@ class SlotCounter:
         self._index = index
 
     def get_state(self) -> dict[str, Any]:
-        return {"last-complete-bucket-count": self._index.slot_count()}
+        return {"last-complete-bucket-count": self._index.slot_count}
 
     def get_progress(self) -> dict[str, Any]:
         return dict(_NO_CYCLE)

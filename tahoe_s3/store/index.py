@@ -86,10 +86,14 @@ class Index:
         self.was_kept = kept
         self._mark("0")
         self._seen = int(self._meta("seen") or "0")
-        count, used = self._db.execute("SELECT COUNT(*), COALESCE(SUM(size), 0) FROM shares").fetchone()
-        #: Number of shares, and the bytes of their objects together.
+        count, used, slots = self._db.execute(
+            "SELECT COUNT(*), COALESCE(SUM(size), 0), COUNT(DISTINCT si) FROM shares"
+        ).fetchone()
+        #: Number of shares, the bytes of their objects together, and how many storage indexes have shares (Tahoe
+        #: calls each a bucket).
         self.share_count: int = count
         self.used_bytes: int = used
+        self.slot_count: int = slots
 
     @staticmethod
     def delete(path: Path) -> None:
@@ -185,6 +189,7 @@ class Index:
     def put_share(self, storage_index: bytes, row: ShareRow) -> None:
         """What the bucket has acknowledged or shown."""
         known = self.share(storage_index, row.shnum)
+        is_first = known is None and not self._has_shares(storage_index)
         packed = None if row.leases is None else pack(row.leases)
         self._db.execute(
             "INSERT OR REPLACE INTO shares VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -193,6 +198,7 @@ class Index:
                 _KIND_NUMBERS[row.kind], row.data_length, packed, self._seen,
             ),
         )  # fmt: skip
+        self.slot_count += is_first
         self.share_count += known is None
         self.used_bytes += row.size - (0 if known is None else known.size)
 
@@ -202,10 +208,11 @@ class Index:
             self._db.execute("DELETE FROM shares WHERE si=? AND shnum=?", (storage_index, shnum))
             self.share_count -= 1
             self.used_bytes -= known.size
+            self.slot_count -= not self._has_shares(storage_index)
 
-    def slot_count(self) -> int:
-        """How many storage indexes have shares (Tahoe calls each a bucket)."""
-        return int(self._db.execute("SELECT COUNT(DISTINCT si) FROM shares").fetchone()[0])
+    def _has_shares(self, storage_index: bytes) -> bool:
+        found = self._db.execute("SELECT 1 FROM shares WHERE si=? LIMIT 1", (storage_index,)).fetchone()
+        return found is not None
 
     # leases
 

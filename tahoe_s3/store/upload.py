@@ -17,12 +17,13 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Generator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from allmydata.interfaces import ConflictingWriteError
 from allmydata.storage.immutable import BucketWriter, ShareFile
 from allmydata.util.assertutil import precondition
-from twisted.internet.defer import Deferred, fail, inlineCallbacks, succeed
+from twisted.internet.defer import Deferred, fail, inlineCallbacks, maybeDeferred, succeed
 from twisted.logger import Logger
 
 from tahoe_s3.client import Cancelled, FileRegion, LocalError, ObjectInfo, S3Error
@@ -53,13 +54,33 @@ def object_size(data_length: int) -> int:
     return HEADER_BYTES + data_length + int(ShareFile.LEASE_SIZE)
 
 
+class Spool:
+    """The file of one share while it is uploaded, opened when the first byte of it leaves: of the very many that
+    clients may have allocated, most are not being sent."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._fd = -1
+
+    def region(self, offset: int, length: int) -> FileRegion:
+        """OSError where the file cannot be opened."""
+        if self._fd < 0:
+            self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        return FileRegion(self._fd, offset, length)
+
+    def close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
 class Parts:
     """The multipart upload of one spool file: which parts are ready, under way, and arrived."""
 
-    def __init__(self, store: Store, key: str, *, fd: int, size: int, part_size: int) -> None:
+    def __init__(self, store: Store, key: str, spool: Spool, *, size: int, part_size: int) -> None:
         self._store = store
         self._key = key
-        self._fd = fd
+        self._spool = spool
         self._size = size
         self.part_size = part_size
         self.count = -(-size // part_size)
@@ -127,11 +148,15 @@ class Parts:
         # A part may fail before the call returns, and with it the upload: then its file is closed already.
         while not self._is_over and self._ready and len(self._under_way) < PARTS_AT_ONCE:
             number = self._ready.popleft()
-            region = FileRegion(self._fd, *self.region(number))
-            sent = self._store.client.upload_part(self._key, self.upload_id, number, region)
+            sent = maybeDeferred(self._send_one, number)
             self._under_way[number] = sent
             sent.addCallbacks(self._arrived, self._failed, callbackArgs=(number,))
             sent.addBoth(self._ended, number)
+
+    def _send_one(self, number: int) -> Deferred[str]:
+        assert self.upload_id is not None
+        region = self._spool.region(*self.region(number))
+        return self._store.client.upload_part(self._key, self.upload_id, number, region)
 
     def _created(self, upload_id: str) -> None:
         self.upload_id = upload_id
@@ -203,18 +228,13 @@ class ShareWriter(BucketWriter):
         self._outcome: list[Deferred[None]] = []
         path = store.spool_path(storage_index, shnum)
         super().__init__(ss, str(path), self.key, max_size, lease_info, clock)
-        self._path = path
-        try:
-            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            self._timeout.cancel()
-            raise
+        self._spool = Spool(path)
         self._result: Any = None
         self._size = object_size(max_size)
         part_size = part_size_for(self._size, store.part_size_bytes)
         self._parts: Parts | None = None
         if self._size > part_size:
-            self._parts = Parts(store, self.key, fd=self._fd, size=self._size, part_size=part_size)
+            self._parts = Parts(store, self.key, self._spool, size=self._size, part_size=part_size)
 
     def __repr__(self) -> str:
         return f"<ShareWriter {self.key}>"
@@ -336,7 +356,7 @@ class ShareWriter(BucketWriter):
     def _put_or_complete(self) -> Deferred[ObjectInfo]:
         client = self._store.client
         if self._parts is None:
-            return client.put(self.key, FileRegion(self._fd, 0, self._size))
+            return client.put(self.key, self._spool.region(0, self._size))
         assert self._parts.upload_id is not None
         etags = sorted(self._parts.etags.items())
         return client.complete_multipart(self.key, self._parts.upload_id, etags, expect_size=self._size)
@@ -383,7 +403,7 @@ class ShareWriter(BucketWriter):
         self._sharefile: Any = None
         if self._timeout.active():
             self._timeout.cancel()
-        os.close(self._fd)
+        self._spool.close()
         self._store.drop_spool(self.storage_index, self.shnum)
 
     def abort(self) -> Deferred[None]:

@@ -43,6 +43,8 @@ def totals(index: Index) -> tuple[int, int]:
     """What it says of itself, which must be what its rows say."""
     rows = index._db.execute("SELECT COUNT(*), COALESCE(SUM(size), 0) FROM shares").fetchone()
     assert (index.share_count, index.used_bytes) == tuple(rows)
+    slots = index._db.execute("SELECT COUNT(DISTINCT si) FROM shares").fetchone()
+    assert index.slot_count == slots[0]
     return index.share_count, index.used_bytes
 
 
@@ -53,7 +55,7 @@ def test_rows_come_back_as_they_were_put(tmp_path: Path) -> None:
     assert index.overlay(SI) == OverlayRow("e1", 5, (LEASE.until(2000),))
     assert index.overlay(OTHER) == OverlayRow("e2", 6, None)
     assert index.overlay(b"c" * 16) is None and index.shares(b"c" * 16) == []
-    assert totals(index) == (3, 1600) and index.slot_count() == 2
+    assert totals(index) == (3, 1600) and index.slot_count == 2
     index.abandon()
 
 

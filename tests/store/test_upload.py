@@ -11,13 +11,15 @@ from typing import Any
 
 import pytest
 from allmydata.interfaces import ConflictingWriteError, DataTooLargeError
+from allmydata.storage import immutable
 from allmydata.storage.immutable import ShareFile
 from allmydata.storage.server import DEFAULT_RENEWAL_TIME
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 
-from tahoe_s3.client import Cancelled, Closed, S3Error, Throttled, Unavailable
+from tahoe_s3 import server as server_module
+from tahoe_s3.client import Cancelled, Closed, LocalError, S3Error, Throttled, Unavailable
 from tahoe_s3.store.upload import HEADER_BYTES, MAX_PARTS_BEHIND, PARTS_AT_ONCE, ShareWriter, object_size
 
 from .helpers import SI, error_of, now, pattern, waits
@@ -421,20 +423,51 @@ def test_a_caller_of_close_that_goes_away_stops_nothing(place: ServerPlace) -> N
 
 
 def test_no_room_on_the_spools_disk(place: ServerPlace, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = os.open
-
-    def refuse(path: Any, *arguments: Any, **options: Any) -> int:
-        if str(path).endswith(".1"):
+    def refuse(path: str, *arguments: Any) -> Any:
+        if path == str(place.store.spool_path(SI, 1)):
             raise OSError(28, "No space left on device")
-        return real(path, *arguments, **options)
+        return Path(path).open(*arguments)
 
-    monkeypatch.setattr(os, "open", refuse)
+    monkeypatch.setattr(immutable, "open", refuse, raising=False)
     writers = place.allocate([0, 1, 2], 50)[1]
     monkeypatch.undo()
     assert set(writers) == {0}, "those made before stay good"
     assert len(place.clock.getDelayedCalls()) == 1
     now(writers[0].write(0, pattern(50)))
     now(writers[0].close())
+
+
+def test_what_is_not_being_sent_holds_no_file_open(
+    place: ServerPlace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = open_files(tmp_path)
+    writers = [place.allocate(range(50), 3 * PART, si=bytes([number]) * 16)[1] for number in range(4)]
+    assert open_files(tmp_path) == before and len(place.server._bucket_writers) == 200
+    monkeypatch.setattr(server_module, "MAX_WRITERS", 201)
+    assert set(place.allocate([0, 1, 2], 50)[1]) == {0}, "and there are not arbitrarily many"
+    for made in writers:
+        for writer in made.values():
+            now(writer.abort())
+
+
+@pytest.mark.parametrize("size", [50, 3 * PART])
+def test_a_spool_file_that_cannot_be_opened_fails_the_upload(
+    place: ServerPlace, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = writer_of(place, size)
+    now(writer.write(0, pattern(PART - HEADER_BYTES - 1)[:size]))
+
+    def refuse(*_: Any, **__: Any) -> int:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(os, "open", refuse)
+    writing = writer.write(0, pattern(size))
+    closing = writer.close()
+    monkeypatch.undo()
+    if size > PART:
+        assert isinstance(error_of(writing), LocalError)
+    assert isinstance(error_of(closing), (OSError, LocalError))
+    assert writer.closed and not place.client.objects and not place.client.uploads
 
 
 def test_random_ends_leave_nothing(place: ServerPlace) -> None:
