@@ -122,6 +122,17 @@ async def test_escaped_slashes(odd: HabitServer, client: S3Client) -> None:
 
 
 @ensureDeferred
+async def test_keys_of_others_are_not_shown(odd: HabitServer, client: S3Client) -> None:
+    """Gateways to file systems show folders as keys; and a service that does not look at the prefix shows all."""
+    keys = await fill(client)
+    for key in ("here", "hereafter/k", "here/", "there/shares/k", "a", "z"):
+        odd.bucket.put(key, b"", now_s=1.0)
+    odd.bucket.put("here/shares/", b"", now_s=1.0)
+    odd.bucket.ignores_prefix, odd.settings.page_size = True, 4
+    assert [key for key in await keys_of(client) if key] == ["shares/", *keys]
+
+
+@ensureDeferred
 async def test_uploads_come_in_pages(odd: HabitServer, client: S3Client) -> None:
     odd.settings.page_size = 2
     uploads = [(key, await client.create_multipart(key)) for key in ("shares/aa/é +%", "shares/aa/b", "shares/aa/b")]

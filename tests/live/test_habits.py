@@ -89,6 +89,9 @@ HABITS: dict[str, Callable[[HabitServer], None]] = {
     "unsorted": lambda odd: (
         set_all(odd.bucket, shuffled=True, overlap=2), set_all(odd.settings, page_size=3, escape_slash=True)
     )[0],
+    "folders as keys": lambda odd: [
+        odd.bucket.put(key, b"", now_s=1.0) for key in ("shares/", "shares/aa/", "leases/", "shares/incoming/", "x/y")
+    ] and None,
     "opaque ETags": lambda odd: set_all(odd.bucket, opaque_etags=True),
     "other ETags in listings": lambda odd: set_all(odd.bucket, listed_etag=prefix_etag),
     "no ETags in listings": lambda odd: set_all(odd.bucket, listed_etag=lambda _: ""),

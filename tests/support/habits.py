@@ -30,15 +30,17 @@ class HabitBucket(Bucket):
     """A bucket that shows its objects in its own way.
 
     shuffled: listings come in any order, some entries twice (rclone's S3 server). overlap: entries of the page before
-    that a page repeats. listed_etag: what listings say instead of an ETag. opaque_etags: ETags that are no MD5 and
-    differ for equal bytes (encryption). lag: listings are those of the moment it was switched on (Swift). absent: how
-    often reading a key says 404 though it is there (eventual consistency).
+    that a page repeats. ignores_prefix: listings are always of all keys. listed_etag: what listings say instead of an
+    ETag. opaque_etags: ETags that are no MD5 and differ for equal bytes (encryption). lag: listings are those of the
+    moment it was switched on (Swift). absent: how often reading a key says 404 though it is there (eventual
+    consistency).
     """
 
     def __init__(self, *, min_part_bytes: int = 5 * 2**20) -> None:
         super().__init__(min_part_bytes=min_part_bytes)
         self.shuffled = False
         self.overlap = 0
+        self.ignores_prefix = False
         self.listed_etag: Callable[[str], str] | None = None
         self.opaque_etags = False
         self.absent: dict[str, int] = {}
@@ -78,6 +80,7 @@ class HabitBucket(Bucket):
         return super().get(key)
 
     def list(self, *, prefix: str, delimiter: str, after: str, limit: int) -> Listing:
+        prefix = "" if self.ignores_prefix else prefix
         now, self.objects = self.objects, self.objects if self._frozen is None else self._frozen
         try:
             page = super().list(prefix=prefix, delimiter=delimiter, after=after, limit=limit)
