@@ -23,7 +23,13 @@ from twisted.python.failure import Failure
 
 from tahoe_s3.client import NotFound, ObjectInfo, S3Client, S3Error, Unavailable
 from tahoe_s3.store.cache import MutableCache
-from tahoe_s3.store.containers import HEAD_BYTES, MUTABLE_DATA_OFFSET, parse_head, parse_leases
+from tahoe_s3.store.containers import (
+    HEAD_BYTES,
+    MUTABLE_DATA_OFFSET,
+    DamagedContainerError,
+    parse_head,
+    parse_leases,
+)
 from tahoe_s3.store.index import Index, ShareRow
 from tahoe_s3.store.keys import ShareId, share_key, si_text
 from tahoe_s3.store.mutable import MutableSlots
@@ -39,6 +45,8 @@ READ_BUDGET_BYTES = 64 * 1024 * 1024
 CACHE_BUDGET_BYTES = 256 * 1024 * 1024
 #: Most bytes of one container's leases that are looked at.
 MAX_LEASE_BYTES = 1024 * 1024
+#: How often they are looked at again because the share was written meanwhile.
+LEARN_TRIES = 3
 #: Folder names that opening.py and this file agree on, below the node's storage folder.
 INCOMING = "incoming"
 CACHE = "cache"
@@ -141,11 +149,26 @@ class Store:
     @inlineCallbacks
     def learn_leases(self, storage_index: bytes, shnum: int) -> Generator[Deferred[Any], Any, None]:
         """Read the leases in a share's container into the index: its first bytes and its last ones."""
-        share, name = ShareId(storage_index, shnum), share_key(storage_index, shnum)
-        row = self.index.share(*share)
-        if row is None or row.leases is not None:
-            return
-        generation = self.slots.generation(*share)
+        share = ShareId(storage_index, shnum)
+        for _ in range(LEARN_TRIES):
+            row = self.index.share(*share)
+            if row is None or row.leases is not None:
+                return
+            generation = self.slots.generation(*share)
+            try:
+                known: ShareRow = yield self._read_leases(share, row)
+            except DamagedContainerError:
+                if self.slots.generation(*share) == generation:
+                    raise
+                # Pieces of two versions, since it was written meanwhile.
+                continue
+            if self.slots.generation(*share) == generation and self.index.share(*share) is not None:
+                self.index.put_share(storage_index, known)
+
+    @inlineCallbacks
+    def _read_leases(self, share: ShareId, row: ShareRow) -> Generator[Deferred[Any], Any, ShareRow]:
+        """The row with all that the container says."""
+        name = share_key(*share)
         front = yield self.reads.read(share, 0, min(row.size, MUTABLE_DATA_OFFSET))
         head = parse_head(name, front[:HEAD_BYTES], object_size=row.size)
         tail = yield self.reads.read(share, head.leases_offset, min(row.size - head.leases_offset, MAX_LEASE_BYTES))
@@ -156,10 +179,9 @@ class Store:
             return part
 
         leases = parse_leases(name, head, read)
-        row = self.index.share(*share)
-        if row is not None and self.slots.generation(*share) == generation:
-            known = replace(row, kind=head.kind, data_length=head.data_length, leases=leases)
-            self.index.put_share(storage_index, known)
+        # The reads may have found out the ETag.
+        now = self.index.share(*share) or row
+        return replace(now, kind=head.kind, data_length=head.data_length, leases=leases)
 
     # shares that the index knows and the bucket seems to have lost
 

@@ -314,11 +314,11 @@ class ShareWriter(BucketWriter):
     def _end(self, result: Any, *, consumed_size: int) -> None:
         """Over, well (None) or not (a Failure): give back spool and space, then tell all who wait, whatever happens."""
         self._result, self.closed = result, True
-        try:
-            self._release()
-            self.ss.bucket_writer_closed(self, consumed_size)
-        except Exception:
-            self.log.failure("the end of {key} was not tidy", key=self.key)
+        for step in (self._release, lambda: self.ss.bucket_writer_closed(self, consumed_size)):
+            try:
+                step()
+            except Exception:
+                self.log.failure("the end of {key} was not tidy", key=self.key)
         waiters, self._outcome = self._outcome, []
         for waiter in waiters:
             if not waiter.called:

@@ -279,6 +279,21 @@ def test_renewing_a_lease_that_only_the_container_has(
     assert isinstance(error_of(place.server.renew_lease(SI, b"%032d" % (count + 1))), IndexError)
 
 
+def test_renewing_while_the_share_is_overwritten(place: ServerPlace) -> None:
+    """The head of one version and the leases of the next make no sense together; it is looked at again."""
+    place.clock.advance(1_990_000_000)
+    place.add(mutable_object(pattern(3000), leases=6), si=OTHER)
+    held = place.client.hold("GetObject")
+    renewing = place.server.renew_lease(OTHER, b"%032d" % 6)
+    place.add(mutable_object(pattern(9000), leases=6), si=OTHER)
+    place.store.share_changed(OTHER, 0)
+    for _ in range(20):
+        held.release(len(held))
+        place.clock.advance(5)
+    held.release()
+    assert now(renewing) is None and len(leases_of(place, OTHER)) == 1
+
+
 def test_a_damaged_share_does_not_lose_its_slots_leases(place: ServerPlace) -> None:
     place.add(b"\x00\x00\x00\x02" + b"\xff" * 8)
     assert isinstance(error_of(place.server.renew_lease(SI, RENEW)), DamagedContainerError)

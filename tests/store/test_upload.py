@@ -470,6 +470,17 @@ def test_a_spool_file_that_cannot_be_opened_fails_the_upload(
     assert writer.closed and not place.client.objects and not place.client.uploads
 
 
+def test_an_untidy_end_is_an_end(place: ServerPlace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The spool file cannot be removed, and somebody's close handler raises: all who wait hear, space is free."""
+    place.server.register_bucket_writer_close_handler(lambda _: 1 / 0)
+    monkeypatch.setattr(place.store, "drop_spool", lambda *_: 1 / 0)
+    writer = writer_of(place, 50)
+    now(writer.write(0, pattern(50)))
+    assert now(writer.close()) is None and place.server.allocated_size() == 0
+    monkeypatch.undo()
+    place.store.drop_spool(SI, 0)
+
+
 def test_random_ends_leave_nothing(place: ServerPlace) -> None:
     """Failures and ends of all kinds at random, with answers held at random: all that began ends."""
     chance = random.Random(2026)
