@@ -18,6 +18,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,7 @@ from typing import IO, Any
 
 START_LIMIT_S = 60
 STOP_LIMIT_S = 2
+_clients = threading.local()
 
 
 class ServiceFailed(Exception):
@@ -178,19 +180,30 @@ class Service:
             ),
         )
 
+    def _client_here(self) -> Any:
+        """This thread's client of this service, which takes a while to make."""
+        known: dict[tuple[str, str], Any] = _clients.__dict__.setdefault("known", {})
+        where = (self.url, self.access_key_id)
+        if where not in known:
+            known[where] = self.client()
+        return known[where]
+
+    def put(self, bucket: str, key: str, body: bytes) -> None:
+        self._client_here().put_object(Bucket=bucket, Key=key, Body=body)
+
     def make_bucket(self, name: str | None = None) -> str:
         """A new bucket, of a name that nobody else has unless given."""
         name = name or f"t{uuid.uuid4().hex[:20]}"
-        self.client().create_bucket(Bucket=name)
+        self._client_here().create_bucket(Bucket=name)
         return name
 
     def objects(self, bucket: str, prefix: str = "") -> dict[str, int]:
         """Keys and sizes of all that lies in a bucket."""
-        pages = self.client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        pages = self._client_here().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
         return {row["Key"]: row["Size"] for page in pages for row in page.get("Contents", ())}
 
     def read(self, bucket: str, key: str) -> bytes:
-        body: bytes = self.client().get_object(Bucket=bucket, Key=key)["Body"].read()
+        body: bytes = self._client_here().get_object(Bucket=bucket, Key=key)["Body"].read()
         return body
 
     def copy_in(self, bucket: str, folder: Path, prefix: str) -> int:
@@ -203,11 +216,11 @@ class Service:
 
     def copy_out(self, bucket: str, folder: Path, prefix: str) -> int:
         """Copies every object below `prefix` to the file of its relative key under `folder`; how many."""
-        client, count = self.client(), 0
+        count = 0
         for key in self.objects(bucket, prefix):
             path = folder / key[len(prefix) :]
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(client.get_object(Bucket=bucket, Key=key)["Body"].read())
+            path.write_bytes(self.read(bucket, key))
             count += 1
         return count
 

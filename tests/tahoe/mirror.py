@@ -46,8 +46,7 @@ class Mirror:
         node = test.clients[int(client[len("client") :])]
         folder = Path(test.getdir(client)).absolute()
         key = f"shares/{prefix}/{storage_index}/{shnum}"
-        service = self.buckets.service
-        service.client().put_object(Bucket=self.buckets.of_folder[folder], Key=key, Body=path.read_bytes())
+        self.buckets.service.put(self.buckets.of_folder[folder], key, path.read_bytes())
         node.getServiceNamed("storage").store.share_changed(a2b(storage_index.encode()), int(shnum))
 
 

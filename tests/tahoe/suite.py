@@ -36,6 +36,9 @@ def main() -> None:
         from .on_s3 import install
 
         install(*given.service.split(","))
+    from .patience import install as be_patient
+
+    be_patient()
     from twisted.scripts import trial
 
     temporary = str(given.folder / "_trial_temp")
