@@ -37,8 +37,8 @@ def run(reactor: Any, given: argparse.Namespace) -> Generator[Deferred[Any], Any
     if unknown:
         raise SystemExit(f"no such row: {', '.join(sorted(unknown))}; there are {', '.join(ROWS)}")
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
-    print(f"Python {platform.python_version()}, libcurl {_native.LIBCURL_VERSION}, {os.cpu_count()} cores, load {load}; a "
-          "ratio is ours divided by the line's, above 1 where ours is faster")
+    print(f"Python {platform.python_version()}, libcurl {_native.LIBCURL_VERSION}, {os.cpu_count()} cores, load {load}")
+    print("A ratio is our rate divided by the line's: above 1 ours is faster.")
     with tempfile.TemporaryDirectory(prefix="tahoe-s3-bench-") as text:
         folder = Path(text)
         build(folder)
