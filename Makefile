@@ -3,6 +3,7 @@
 #   make demo          the main job with real processes: SeaweedFS, an introducer, a storage node, two clients
 #   make test          every test there is; ends with one line of sums
 #   make lint ctest sanitize pytest tahoe-suites installs bench    parts of it, and more
+#   make bench-compare ours and the alternatives side by side, see benchmarks/README.rst
 #   make clean         removes what these made
 # PYTHON is the interpreter that the virtualenv in VENV is made with.
 
@@ -20,7 +21,7 @@ WARN = -std=c11 -Wall -Wextra -Wconversion -Wshadow -Werror
 
 .PHONY: help demo test venv packages lint types cwarn ctest sanitize pytest tahoe-suites installs bench bench-compare clean
 help:
-	@sed -n '2,7s/^# //p' Makefile
+	@sed -n '2,8s/^# //p' Makefile
 
 demo: venv
 	$(BIN)/python -m tests.live.demo
