@@ -13,6 +13,7 @@
 #define DOC(code) "<?xml version=\"1.0\"?><Error><Code>" code "</Code><Message>because</Message></Error>"
 #define ERROR(status, code) NET_REPLY(status, "", "@", DOC(code))
 #define OK_EMPTY NET_REPLY("200 OK", "ETag: \"e1\"\r\n", "0", "")
+#define LISTING "<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>"
 #define PART(first, last, etag, body)                                                                                  \
     "HTTP/1.1 206 Partial Content\r\nETag: " etag "\r\nContent-Range: bytes " first "-" last "/100\r\n"                \
     "Content-Length: " body
@@ -102,6 +103,8 @@ TEST(one_kind_of_answer_for_ever)
          TS3_PARSE_COMPLETE, TS3_KIND_SERVICE, 1, 3, "InternalError"},
         {"copy with error", {NET_REPLY("200 OK", "", "@", DOC("SlowDown")), NET_KEEP}, TS3_PUT, TS3_PARSE_COPY,
          TS3_KIND_SERVICE, 0, 3, "SlowDown"},
+        {"no such status", {NET_REPLY("099 Odd", "", "@", LISTING), NET_KEEP}, TS3_GET, TS3_PARSE_LIST,
+         TS3_KIND_PROTOCOL, 0, 3, ""},
         {"continue first", {"HTTP/1.1 100 Continue\r\n\r\n" OK_EMPTY, NET_KEEP}, TS3_PUT, 0, SUCCESS, 0, 1, ""},
         {"until the end", {"HTTP/1.1 200 OK\r\n\r\nabc", NET_CLOSE}, TS3_GET, TS3_PARSE_BYTES, SUCCESS, 0, 1, ""},
     };
