@@ -174,7 +174,7 @@ def check_installed(environment: Environment) -> None:
 def test_installed_from_a_wheel_and_removed(wheel: Path, tmp_path: Path) -> None:
     environment = Environment(tmp_path / "venv")
     assert environment.hooks() == "0"
-    environment.pip("install", "--no-deps", "--no-index", wheel)
+    environment.pip("install", "--no-deps", "--no-index", "--ignore-installed", wheel)
     assert environment.files() >= STARTUP_FILES
     check_installed(environment)
     environment.pip("uninstall", "--yes", "tahoe-s3")

@@ -307,7 +307,7 @@ static bool check_partial(struct ts3_request *request)
         return integrity_fault(request, "the answer has no Content-Range");
     if (answer->range_total != TS3_ANSWER_UNKNOWN && last >= answer->range_total)
         last = answer->range_total - 1;
-    if (answer->range_first != first || answer->range_last != last)
+    if (answer->range_first != first || answer->range_last != last || last < first)
         return integrity_fault(request, "the answer's Content-Range is not the range asked for");
     if (answer->length != TS3_ANSWER_UNKNOWN && answer->length != last - first + 1)
         return integrity_fault(request, "the answer's Content-Length and Content-Range differ");

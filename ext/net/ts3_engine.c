@@ -318,6 +318,16 @@ void ts3_engine_collect(struct ts3_engine *engine, struct ts3_link *inbox, struc
     pthread_mutex_unlock(&engine->mutex);
 }
 
+struct ts3_link *ts3_engine_next_cancel(struct ts3_engine *engine, struct ts3_link *cancels)
+{
+    if (ts3_list_empty(cancels))
+        return NULL;
+    pthread_mutex_lock(&engine->mutex);
+    struct ts3_link *link = ts3_list_pop(cancels);
+    pthread_mutex_unlock(&engine->mutex);
+    return link;
+}
+
 /* --- events --- */
 
 static void signal_events(const struct ts3_engine *engine)

@@ -56,6 +56,9 @@ void ts3_engine_emit(struct ts3_engine *engine, struct ts3_request *request, boo
 /* The loop: takes what was submitted, and which are to be cancelled (links: queue, cancel). */
 void ts3_engine_collect(struct ts3_engine *engine, struct ts3_link *inbox, struct ts3_link *cancels,
                         bool *closing);
+/* The loop: the next of cancels, or NULL. Under the mutex, since ts3_engine_cancel looks at the links
+ * of requests, whatever list they are in. */
+struct ts3_link *ts3_engine_next_cancel(struct ts3_engine *engine, struct ts3_link *cancels);
 /* The loop: copies the credentials when they are newer than its copy. */
 enum ts3_err ts3_engine_refresh_creds(struct ts3_engine *engine, struct ts3_creds *creds);
 

@@ -218,14 +218,15 @@ static void interrupt(struct ts3_loop *loop, struct ts3_request *request, enum t
 {
     if (request->stage == TS3_STAGE_ENDING || request->stage == TS3_STAGE_ENDED)
         return;
+    /* What the last attempt ended in was judged already; what this one is ending in might be judged
+     * as worth another, though this is the end. */
+    memset(&request->fault, 0, sizeof request->fault);
     if (request->stage == TS3_STAGE_ACTIVE) {
         ts3_request_fault(request, kind, transport, true, "%s", why);
         ts3_verdict_attempt(loop, request, CURLE_OK);
         return;
     }
     ts3_list_remove(&request->queue);
-    /* What the last attempt ended in was judged already. */
-    memset(&request->fault, 0, sizeof request->fault);
     request->sent = false;
     ts3_request_fault(request, kind, transport, true, "%s", why);
     ts3_verdict_fault(loop, request);
@@ -325,7 +326,7 @@ static void take_posted(struct ts3_loop *loop)
     loop->now_us = loop->clock->mono_us(loop->clock->ctx); /* not before these were submitted */
     while ((link = ts3_list_pop(&inbox)) != NULL)
         ts3_schedule_admit(loop, TS3_MEMBER(link, struct ts3_request, queue));
-    while ((link = ts3_list_pop(&cancels)) != NULL)
+    while ((link = ts3_engine_next_cancel(loop->engine, &cancels)) != NULL)
         interrupt(loop, TS3_MEMBER(link, struct ts3_request, cancel), TS3_KIND_CANCELLED,
                   TS3_TRANSPORT_CANCELLED, "cancelled");
     take_jobs(loop);

@@ -104,10 +104,11 @@ static void fault_of_status(struct ts3_request *request, const char *message)
                           "the service answered with status %d", status);
 }
 
+/* A status that does not exist is one as well: its body is not what was asked for. */
 static bool refused(const struct ts3_request *request)
 {
     int status = request->answer.status;
-    return status >= 300 && status != 304;
+    return status < 200 || (status >= 300 && status != 304);
 }
 
 /* Whether the window has all that the answer promised; a connection that breaks after that does

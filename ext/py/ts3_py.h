@@ -141,7 +141,7 @@ int ts3_py_args_text(PyObject *value, const char *what, struct ts3_str *text);
 /* The same without a NUL inside, for what C takes as a string. */
 int ts3_py_args_cstring(PyObject *value, const char *what, const char **text);
 int ts3_py_args_number(PyObject *value, const char *what, uint64_t max, uint64_t *number);
-/* A sequence of (str, str); *kept must stay alive as long as pairs is used and be released by the
+/* An iterable of (str, str); *kept must stay alive as long as pairs is used and be released by the
  * caller. */
 int ts3_py_args_pairs(PyObject *value, const char *what, size_t max, struct ts3_pair *pairs,
                       size_t *count, PyObject **kept);

@@ -152,18 +152,18 @@ static int pair_from(PyObject *item, const char *what, struct ts3_pair *pair)
 int ts3_py_args_pairs(PyObject *value, const char *what, size_t max, struct ts3_pair *pairs,
                       size_t *count, PyObject **kept)
 {
-    *kept = PySequence_Fast(value, "query and headers must be sequences of (name, value)");
+    /* A tuple of our own: nobody changes it while the texts inside are borrowed. */
+    *kept = PySequence_Tuple(value);
     if (!*kept) {
         return -1;
     }
-    size_t size = (size_t)PySequence_Fast_GET_SIZE(*kept);
+    size_t size = (size_t)PyTuple_GET_SIZE(*kept);
     if (size > max) {
         PyErr_Format(PyExc_ValueError, "%s: at most %zu pairs", what, max);
         return -1;
     }
-    PyObject **items = PySequence_Fast_ITEMS(*kept);
     for (size_t i = 0; i < size; i++) {
-        if (pair_from(items[i], what, &pairs[i]) < 0) {
+        if (pair_from(PyTuple_GET_ITEM(*kept, (Py_ssize_t)i), what, &pairs[i]) < 0) {
             return -1;
         }
     }

@@ -176,8 +176,8 @@ static enum ts3_err stop(struct ts3_py_engine *self)
 {
     enum ts3_err err = TS3_OK;
     struct ts3_engine *engine = self->engine;
+    self->stopped = true; /* also where garbage collection has taken the engine */
     if (engine) {
-        self->stopped = true;
         Py_BEGIN_ALLOW_THREADS
         err = ts3_engine_close(engine);
         Py_END_ALLOW_THREADS
@@ -352,7 +352,9 @@ static PyObject *convert_held(struct ts3_py_engine *self)
     if (pending && pending->strip && ts3_py_args_text(pending->strip, "strip", &strip) < 0) {
         return NULL;
     }
+    self->converting = true;
     PyObject *event = ts3_py_convert_event(self->state, &self->held, strip);
+    self->converting = false;
     if (!event) {
         return NULL;
     }
@@ -364,9 +366,13 @@ static PyObject *convert_held(struct ts3_py_engine *self)
     return event;
 }
 
-/* The next event, or NULL: with an exception for an error, without for none left. */
+/* The next event, or NULL: with an exception for an error, without for none left. Making objects may
+ * run the garbage collector, and so code that drains this engine again: that finds nothing. */
 static PyObject *next_event(struct ts3_py_engine *self)
 {
+    if (self->converting) {
+        return NULL;
+    }
     if (self->made) {
         PyObject *event = self->made;
         self->made = NULL;

@@ -34,6 +34,7 @@ struct ts3_py_engine {
     struct ts3_py_pending *pending;
     struct ts3_event held; /* taken from the engine, but not yet made into an Event ... */
     bool holds;
+    bool converting; /* ... or being made into one */
     PyObject *made; /* ... or made into one, but not yet handed out */
 };
 

@@ -166,14 +166,15 @@ PyObject *ts3_py_submit(PyObject *object, PyObject *const *args, Py_ssize_t narg
     spec.query = query;
     spec.headers = headers;
     spec.user = pending;
-    /* The body first: only there code of the caller's may run, and nothing else is borrowed yet. */
+    /* Code of the caller's may run in the body's and the pairs' making: the window, which that code
+     * could close, is borrowed after them. */
     if (spec_body(state, given[TS3_PY_SUBMIT_BODY], &spec, &pending->body) < 0 ||
         spec_choices(state, given, &spec) < 0 || spec_numbers(given, &spec) < 0 ||
-        spec_options(state, given, &spec, pending) < 0 ||
         spec_key(given[TS3_PY_SUBMIT_KEY], &spec, &kept[0]) < 0 ||
         spec_pairs(given[TS3_PY_SUBMIT_QUERY], "query", query, &spec.query_count, &kept[1]) < 0 ||
         spec_pairs(given[TS3_PY_SUBMIT_HEADERS], "headers", headers, &spec.header_count,
-                   &kept[2]) < 0) {
+                   &kept[2]) < 0 ||
+        spec_options(state, given, &spec, pending) < 0) {
         goto cleanup;
     }
     uint64_t id = 0;

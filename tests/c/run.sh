@@ -1,7 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Runs the test binaries given as arguments (under $RUN_UNDER, if set), shows their failures, and ends with one line
-# of sums. The status is 0 only when every binary ran to its end without a failure.
+# of sums. $CHOSEN, if set, is part of the names of those tests that are run. The status is 0 only when every binary
+# ran to its end without a failure.
 set -u
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
@@ -9,9 +10,9 @@ passed=0
 failed=0
 broken=0
 for binary in "$@"; do
-    # RUN_UNDER is a command with its options, so it is split at spaces on purpose.
+    # RUN_UNDER is a command with its options, so it is split at spaces on purpose; CHOSEN is a word or nothing.
     # shellcheck disable=SC2086
-    ${RUN_UNDER:-} "$binary" >"$log" 2>&1 || broken=1
+    ${RUN_UNDER:-} "$binary" ${CHOSEN:-} >"$log" 2>&1 || broken=1
     sums=$(sed -n 's/^\([0-9][0-9]*\) passed, \([0-9][0-9]*\) failed$/\1 \2/p' "$log" | tail -n 1)
     if [ -z "$sums" ]; then
         echo "$(basename "$binary") did not reach its end"

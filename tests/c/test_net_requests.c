@@ -288,6 +288,40 @@ TEST(limits_are_errors_at_once)
     close_both(&server, &net);
 }
 
+enum { CANCELLED_TOGETHER = 64, CANCELLING_ROUNDS = 50 };
+
+static void *cancel_all(void *arg)
+{
+    (void)arg;
+    for (int round = 0; round < CANCELLING_ROUNDS; round++)
+        for (uint64_t id = 1; id <= CANCELLED_TOGETHER; id++)
+            CHECK_OK(ts3_engine_cancel(net.engine, id));
+    return NULL;
+}
+
+/* Each request is cancelled by both while the loop is ending it for the other. */
+TEST(cancelled_by_two_threads_at_once)
+{
+    static const struct net_step hold[] = {{NULL, NET_HOLD}};
+    pthread_t threads[2];
+    open_with(&server, &net, hold, 1);
+    struct ts3_request_spec spec = spec_of(TS3_GET, "k");
+    for (int i = 0; i < CANCELLED_TOGETHER; i++)
+        (void)net_submit(&net, &spec);
+    for (int i = 0; i < 2; i++)
+        CHECK_INT(pthread_create(&threads[i], NULL, cancel_all, NULL), 0);
+    for (int i = 0; i < CANCELLED_TOGETHER; i++) {
+        struct ts3_event event;
+        if (!CHECK(net_next(&net, &event, 10000)))
+            break;
+        CHECK(event.final && event.failed && event.failure.kind == TS3_KIND_CANCELLED);
+        ts3_event_clear(&event);
+    }
+    for (int i = 0; i < 2; i++)
+        CHECK_INT(pthread_join(threads[i], NULL), 0);
+    close_both(&server, &net);
+}
+
 TEST(specs_that_cannot_be)
 {
     open_with(&server, &net, ok_only, 1);

@@ -202,6 +202,51 @@ def test_bad_arguments_keep_nothing(server: ScriptedServer, arguments: dict[str,
     engine.close()
 
 
+def test_arguments_whose_making_closes_the_window(server: ScriptedServer) -> None:
+    engine = make(server.url)
+    window = engine.window(10)
+
+    def pairs() -> Iterator[tuple[str, str]]:
+        window.close()
+        yield ("versionId", "1")
+
+    headers: Any = pairs()
+    with pytest.raises(ValueError, match="closed"):
+        engine.submit("GET", "k", into=window, headers=headers)
+    assert engine.stats()["queued"] == 0
+    engine.close()
+
+
+def test_drain_within_the_garbage_collection_of_drain() -> None:
+    entries = "".join(f"<Contents><Key>k{n:04}</Key><LastModified>2023-01-01T00:00:30.000Z</LastModified>"
+                      "<Size>5</Size></Contents>" for n in range(1000))
+    page = f"<ListBucketResult><IsTruncated>false</IsTruncated>{entries}</ListBucketResult>"
+    server = ScriptedServer(lambda _what, _body: answer(page.encode()))
+    engine = make(server.url)
+    within: list[Event] = []
+
+    def collecting(_phase: str, _info: dict[str, int]) -> None:
+        within.extend(engine.drain())
+
+    engine.submit("GET", "", parse="list")
+    select.select([engine.fileno()], [], [], 10)
+    before = gc.get_threshold()
+    gc.callbacks.append(collecting)
+    gc.set_threshold(1)
+    try:
+        events = engine.drain()
+    finally:
+        gc.set_threshold(*before)
+        gc.callbacks.remove(collecting)
+    finals = [event for event in [*events, *within] if event.final]
+    assert len(finals) == 1
+    page_read = finals[0].value
+    assert isinstance(page_read, _native.Page)
+    assert len(page_read.entries) == 1000
+    engine.close()
+    server.close()
+
+
 @pytest.mark.parametrize(
     "changes",
     [{"endpoint": "gopher://x"}, {"endpoint": "http://h/path"}, {"bucket": ""}, {"region": ""},
