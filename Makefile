@@ -3,6 +3,7 @@
 #   make demo          the main job with real processes: SeaweedFS, an introducer, a storage node, two clients
 #   make test          every test there is; ends with one line of sums
 #   make lint ctest sanitize pytest tahoe-suites installs bench    parts of it, and more
+#   make bench-compare ours and the alternatives side by side, see benchmarks/README.rst
 #   make clean         removes what these made
 # PYTHON is the interpreter that the virtualenv in VENV is made with.
 
@@ -18,9 +19,9 @@ SOURCES = setup.py pyproject.toml README.rst $(wildcard tahoe_s3*.pth tahoe_s3*.
 CLANG ?= $(firstword $(foreach name,clang clang-19 clang-16 clang-14,$(shell command -v $(name))))
 WARN = -std=c11 -Wall -Wextra -Wconversion -Wshadow -Werror
 
-.PHONY: help demo test venv packages lint types cwarn ctest sanitize pytest tahoe-suites installs bench clean
+.PHONY: help demo test venv packages lint types cwarn ctest sanitize pytest tahoe-suites installs bench bench-compare clean
 help:
-	@sed -n '2,7s/^# //p' Makefile
+	@sed -n '2,8s/^# //p' Makefile
 
 demo: venv
 	$(BIN)/python -m tests.live.demo
@@ -75,7 +76,19 @@ installs: venv
 bench: venv
 	$(BIN)/python benchmarks/put_get.py
 
+# Ours and the alternatives, in a virtualenv of their own: what they need must not decide what the package is tested with.
+bench-compare: packages
+	test -x $(VENV)-bench/bin/python || $(PYTHON) -m venv $(VENV)-bench
+	rm -rf build/lib* build/bdist*
+	$(VENV)-bench/bin/python -m pip install --quiet --disable-pip-version-check .
+	$(VENV)-bench/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt || \
+	    for name in $$(grep -v '^#' benchmarks/requirements.txt); do \
+	        $(VENV)-bench/bin/python -m pip install --quiet --disable-pip-version-check $$name || \
+	            echo "bench-compare: $$name cannot be installed here"; \
+	    done
+	$(VENV)-bench/bin/python benchmarks/compare.py $(COMPARE)
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis _trial_temp*
+	rm -rf $(VENV) $(VENV)-bench build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis _trial_temp*
 	find . -name __pycache__ -prune -exec rm -rf {} +
 	find tahoe_s3 -name '*.so' -delete

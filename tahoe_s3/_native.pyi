@@ -183,7 +183,8 @@ class Engine:
     def set_credentials(self, access_key_id: str, secret: bytes, token: str | None = None) -> None:
         """Sign attempts from now on with these. The token is sent, signed, as x-amz-security-token."""
     def fileno(self) -> int:
-        """An eventfd, readable while drain() has events. Owned by the engine, valid until it is gone."""
+        """An eventfd, readable while drain() has events, and now and then once for nothing. Owned by the engine,
+        valid until it is gone."""
     def window(self, size: int, /) -> Window:
         """At least 1 byte. Raises BudgetExhausted, ValueError, MemoryError, EngineClosed."""
     def submit(

@@ -337,15 +337,18 @@ static void signal_events(const struct ts3_engine *engine)
         continue;
 }
 
-static void unsignal_events(const struct ts3_engine *engine)
+/* Under the mutex.  A signal that is still on its way is taken back the next time. */
+static void unsignal_events(struct ts3_engine *engine)
 {
-    uint64_t count;
+    uint64_t count = 0;
     while (read(engine->event_fd, &count, sizeof count) < 0 && errno == EINTR)
         continue;
+    engine->signals -= count;
 }
 
 void ts3_engine_emit(struct ts3_engine *engine, struct ts3_request *request, bool final)
 {
+    bool signals = false;
     pthread_mutex_lock(&engine->mutex);
     struct ts3_note *note = final ? &request->final_note : &request->armed_note;
     bool was_empty = ts3_list_empty(&engine->events);
@@ -353,8 +356,8 @@ void ts3_engine_emit(struct ts3_engine *engine, struct ts3_request *request, boo
     if (!ts3_link_used(&note->link)) {
         ts3_list_push(&engine->events, &note->link);
         engine->undrained++;
-        if (was_empty)
-            signal_events(engine);
+        signals = was_empty;
+        engine->signals += was_empty;
     }
     if (final) {
         *table_place(engine, request->id) = request->next_in_table;
@@ -363,6 +366,10 @@ void ts3_engine_emit(struct ts3_engine *engine, struct ts3_request *request, boo
         engine->unfinished--;
     }
     pthread_mutex_unlock(&engine->mutex);
+    /* Not under the mutex: who is woken would only run into it, and be put to sleep again.  The
+     * event may have been drained by now; then the descriptor is readable once for nothing. */
+    if (signals)
+        signal_events(engine);
 }
 
 static void take_note(struct ts3_engine *engine, struct ts3_note *note, struct ts3_event *event)
@@ -385,14 +392,13 @@ size_t ts3_engine_drain(struct ts3_engine *engine, struct ts3_event *events, siz
         return 0;
     size_t count = 0;
     pthread_mutex_lock(&engine->mutex);
-    bool had_any = !ts3_list_empty(&engine->events);
     while (count < max) {
         struct ts3_link *link = ts3_list_pop(&engine->events);
         if (link == NULL)
             break;
         take_note(engine, TS3_MEMBER(link, struct ts3_note, link), &events[count++]);
     }
-    if (had_any && ts3_list_empty(&engine->events))
+    if (engine->signals > 0 && ts3_list_empty(&engine->events))
         unsignal_events(engine);
     pthread_mutex_unlock(&engine->mutex);
     return count;

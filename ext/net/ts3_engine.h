@@ -232,8 +232,8 @@ enum ts3_err ts3_engine_new(const struct ts3_engine_config *config, struct ts3_e
 enum ts3_err ts3_engine_set_credentials(struct ts3_engine *engine, const char *access_key_id,
                                         const void *secret, size_t secret_size, const char *token);
 
-/* The descriptor that is readable while events wait.  It belongs to the engine.  -1 in a forked
- * child. */
+/* The descriptor that is readable while events wait, and perhaps once more for an event that was
+ * drained already.  It belongs to the engine.  -1 in a forked child. */
 int ts3_engine_fd(const struct ts3_engine *engine);
 
 /* TS3_EINVAL (also: no credentials yet, or the window is the target of an unfinished request),

@@ -39,6 +39,7 @@ struct ts3_engine {
     size_t open;       /* submitted, final event not drained */
     size_t unfinished; /* of those, the ones without final event */
     size_t undrained;  /* in events */
+    uint64_t signals;  /* written to event_fd, or about to be, and not read back */
     struct ts3_creds creds;
     bool started;
     bool closing;

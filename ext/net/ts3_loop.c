@@ -427,7 +427,8 @@ static void turn(struct ts3_loop *loop)
     ts3_schedule_run(loop);
     uint32_t connecting = loop->connecting;
     run_curl_timer(loop); /* what was started goes out now, not a poll later */
-    loop->hurry = take_finished(loop) || loop->connecting < connecting;
+    bool room = take_finished(loop) || loop->connecting < connecting;
+    loop->hurry = room && ts3_schedule_waits(loop);
     if (loop->sockets.idle_count > 0 && loop->idle_timer.slot == 0)
         ts3_timers_set(&loop->timers, &loop->idle_timer, loop->now_us + IDLE_US);
     uint64_t busy_us = (uint64_t)(real_us() - begun_us);

@@ -99,17 +99,22 @@ static bool may_connect(const struct ts3_loop *loop)
     return loop->connecting < limit + loop->sockets.idle_count;
 }
 
-static bool any_ready(const struct ts3_loop *loop)
+static bool any(const struct ts3_link *queues)
 {
     for (int priority = 0; priority < TS3_PRIORITIES; priority++)
-        if (!ts3_list_empty(&loop->ready_queue[priority]))
+        if (!ts3_list_empty(&queues[priority]))
             return true;
     return false;
 }
 
+bool ts3_schedule_waits(const struct ts3_loop *loop)
+{
+    return any(loop->ready_queue) || any(loop->body_queue);
+}
+
 static void start_ready(struct ts3_loop *loop)
 {
-    if (!any_ready(loop))
+    if (!any(loop->ready_queue))
         return;
     ts3_sockets_sweep(&loop->sockets);
     for (int priority = 0; priority < TS3_PRIORITIES; priority++) {

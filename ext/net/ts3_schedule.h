@@ -16,6 +16,8 @@ uint32_t ts3_schedule_places(uint32_t places, int priority);
 void ts3_schedule_admit(struct ts3_loop *loop, struct ts3_request *request);
 /* Starts whatever may start now. */
 void ts3_schedule_run(struct ts3_loop *loop);
+/* Whether any request waits for a body in memory or for a place. */
+bool ts3_schedule_waits(const struct ts3_loop *loop);
 /* A worker has returned the body of a request. */
 void ts3_schedule_body_done(struct ts3_loop *loop, struct ts3_request *request);
 

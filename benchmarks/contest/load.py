@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a contender is asked to do."""
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+BUCKET = "bucket"
+REGION = "us-east-1"
+ACCESS_KEY_ID = "AKIDEXAMPLE"
+SECRET = "a-secret-of-nobody"
+THREADS = 64
+"""Most requests in flight, and so connections and, where that is how it is done, threads."""
+
+
+class Load(NamedTuple):
+    """`parallel` requests are kept in flight. A GET is of the whole object `key`, which has `size` bytes, or, where
+    `ranged`, request i is of bytes [i*size, (i+1)*size) of it. A PUT's body has `size` bytes, in memory.
+
+    The null server's objects are as long as their names say."""
+
+    method: str
+    key: str
+    size: int
+    parallel: int
+    ranged: bool = False
+
+    def range_of(self, index: int) -> tuple[int, int]:
+        """First and last byte of request `index`."""
+        return index * self.size, (index + 1) * self.size - 1
+
+
+class Contender(Protocol):
+    """Keeps its connections from one run to the next. A result shorter than `load.size` is a ValueError."""
+
+    name: str
+
+    def run(self, load: Load, count: int) -> Any:
+        """All of it before it returns, or before the Deferred it returns fires."""
+
+    def close(self) -> Any: ...
+
+
+def check(load: Load, data: Any) -> None:
+    """The body of a GET."""
+    if len(data) != load.size:
+        raise ValueError(f"{len(data)} bytes came where {load.size} were asked for")
