@@ -34,8 +34,8 @@ TEST(str_order_and_equality)
 
 TEST(alloc_overflow_is_no_memory)
 {
-    struct ts3_test_alloc alloc;
-    ts3_test_alloc_init(&alloc);
+    struct ts3_failing alloc;
+    ts3_failing_init(&alloc);
     CHECK(ts3_alloc_zero(&alloc.alloc, SIZE_MAX / 2, 3) == NULL);
     CHECK(ts3_alloc_zero(&alloc.alloc, 0, 3) == NULL);
     CHECK_INT(alloc.calls, 0);
@@ -49,9 +49,9 @@ TEST(alloc_overflow_is_no_memory)
 
 TEST(buf_grows_and_stays_terminated)
 {
-    struct ts3_test_alloc alloc;
+    struct ts3_failing alloc;
     struct ts3_buf buf;
-    ts3_test_alloc_init(&alloc);
+    ts3_failing_init(&alloc);
     ts3_buf_init(&buf, &alloc.alloc, 1000);
     CHECK_TEXT(ts3_str_of(ts3_buf_text(&buf)), "");
     for (size_t i = 0; i < 1000; i++) {
@@ -84,9 +84,9 @@ TEST(buf_grows_and_stays_terminated)
 
 TEST(buf_failed_growth_leaves_the_content)
 {
-    struct ts3_test_alloc alloc;
+    struct ts3_failing alloc;
     struct ts3_buf buf;
-    ts3_test_alloc_init(&alloc);
+    ts3_failing_init(&alloc);
     ts3_buf_init(&buf, &alloc.alloc, SIZE_MAX);
     CHECK_OK(ts3_buf_append_text(&buf, "abc"));
     alloc.fail_at = alloc.calls + 1;
@@ -105,10 +105,10 @@ TEST(buf_failed_growth_leaves_the_content)
 
 TEST(arena_pieces_stay_and_are_bounded)
 {
-    struct ts3_test_alloc alloc;
+    struct ts3_failing alloc;
     struct ts3_arena arena;
     char *pieces[500];
-    ts3_test_alloc_init(&alloc);
+    ts3_failing_init(&alloc);
     ts3_arena_init(&arena, &alloc.alloc, 200000);
     for (size_t i = 0; i < 500; i++) {
         char text[20];

@@ -453,12 +453,12 @@ TEST(sigv4_survives_every_failing_allocation)
 
 TEST(sigv4_allocates_nothing_once_warm)
 {
-    struct ts3_test_alloc alloc;
+    struct ts3_failing alloc;
     struct ts3_digest *digest = NULL;
     struct ts3_sigv4 *signer = NULL;
     struct ts3_sigv4_out out;
     struct ts3_sigv4_request request = plain_request();
-    ts3_test_alloc_init(&alloc);
+    ts3_failing_init(&alloc);
     ts3_sigv4_out_init(&out, &alloc.alloc);
     CHECK_OK(ts3_digest_new(&alloc.alloc, &digest));
     CHECK_OK(ts3_sigv4_new(&alloc.alloc, digest, &signer));

@@ -77,7 +77,7 @@ static void check_list(const struct ts3_page *page)
 }
 
 /* All parsers on one document; each must leave nothing allocated, whatever it says. */
-static void parse_all(struct ts3_test_alloc *alloc, const char *document, size_t size_bytes)
+static void parse_all(struct ts3_failing *alloc, const char *document, size_t size_bytes)
 {
     static const enum ts3_xml_result_kind kinds[] = {TS3_XML_RESULT_CREATE, TS3_XML_RESULT_COMPLETE,
                                                      TS3_XML_RESULT_COPY};
@@ -123,11 +123,11 @@ TEST(mutated_documents)
         char buffer[MAX_BYTES];
         const char *seed = seeds[round % (int)(sizeof(seeds) / sizeof(seeds[0]))];
         size_t size_bytes = strlen(seed);
-        struct ts3_test_alloc alloc;
+        struct ts3_failing alloc;
         memcpy(buffer, seed, size_bytes);
         for (uint64_t n = ts3_rand_below(&rand, 4); n > 0 && size_bytes > 0; n--)
             size_bytes = mutate(&rand, buffer, size_bytes);
-        ts3_test_alloc_init(&alloc);
+        ts3_failing_init(&alloc);
         if (ts3_rand_below(&rand, 3) == 0)
             alloc.fail_at = (size_t)ts3_rand_below(&rand, 20) + 1;
         /* of the exact size, so that a read beyond it is found */

@@ -84,51 +84,13 @@ bool ts3_test_check_str(struct ts3_str got, struct ts3_str want, const char *fil
     return held;
 }
 
-/* ---- the allocator: the size of a block stands before it ---- */
-
-enum { HEAD_BYTES = 16 };
-
-static void *test_realloc(void *ctx, void *p, size_t size_bytes)
-{
-    struct ts3_test_alloc *alloc = ctx;
-    char *old = p ? (char *)p - HEAD_BYTES : NULL;
-    size_t old_bytes = 0;
-    if (old)
-        memcpy(&old_bytes, old, sizeof(old_bytes));
-    if (size_bytes == 0) {
-        alloc->live -= old != NULL;
-        free(old);
-        return NULL;
-    }
-    if (++alloc->calls == alloc->fail_at) {
-        alloc->failed = true;
-        return NULL;
-    }
-    char *made = malloc(size_bytes + HEAD_BYTES);
-    if (!made)
-        abort();
-    memcpy(made, &size_bytes, sizeof(size_bytes));
-    memset(made + HEAD_BYTES, 0xa5, size_bytes);
-    if (old)
-        memcpy(made + HEAD_BYTES, p, old_bytes < size_bytes ? old_bytes : size_bytes);
-    else
-        alloc->live++;
-    free(old);
-    return made + HEAD_BYTES;
-}
-
-void ts3_test_alloc_init(struct ts3_test_alloc *alloc)
-{
-    memset(alloc, 0, sizeof(*alloc));
-    alloc->alloc.realloc = test_realloc;
-    alloc->alloc.ctx = alloc;
-}
+/* ---- failing allocations ---- */
 
 void ts3_test_each_failure(enum ts3_err (*run)(const struct ts3_alloc *alloc, void *ctx), void *ctx)
 {
     for (size_t n = 1; n < 10000; n++) {
-        struct ts3_test_alloc alloc;
-        ts3_test_alloc_init(&alloc);
+        struct ts3_failing alloc;
+        ts3_failing_init(&alloc);
         alloc.fail_at = n;
         enum ts3_err err = run(&alloc.alloc, ctx);
         ts3_test_label("allocation %zu fails", n);

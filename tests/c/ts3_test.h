@@ -13,9 +13,9 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "core/ts3_alloc.h"
 #include "core/ts3_err.h"
 #include "core/ts3_str.h"
+#include "ts3_failing.h"
 
 struct ts3_test {
     const char *name;
@@ -49,18 +49,6 @@ void ts3_test_label(const char *format, ...) __attribute__((format(printf, 1, 2)
 #define CHECK_OK(err) ts3_test_check_int((int64_t)(err), TS3_OK, __FILE__, __LINE__, #err)
 #define CHECK_STR(got, want) ts3_test_check_str((got), (want), __FILE__, __LINE__, #got)
 #define CHECK_TEXT(got, want) ts3_test_check_str((got), ts3_str_of(want), __FILE__, __LINE__, #got)
-
-/* An allocator that counts what it gave out and can be told to fail; every block is moved when it
- * is resized, so that a pointer kept too long is found by the sanitizers. */
-struct ts3_test_alloc {
-    struct ts3_alloc alloc; /* hand out &alloc */
-    size_t live;            /* blocks given out and not freed */
-    size_t calls;           /* allocations and resizes asked for */
-    size_t fail_at;         /* the call that fails, from 1; 0: none */
-    bool failed;
-};
-
-void ts3_test_alloc_init(struct ts3_test_alloc *alloc);
 
 /* Calls run with an allocator of which the first call fails, then the second, and so on, until none
  * does. Each run must return TS3_ENOMEM when an allocation failed and TS3_OK when none did, and

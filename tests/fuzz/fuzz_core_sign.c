@@ -106,7 +106,7 @@ static void check_out(const struct scene *scene, const struct ts3_sigv4_out *out
 /* Signs; and where it was signed, a second signer must come to the same. */
 static void sign(struct scene *scene, const struct ts3_digest *digest)
 {
-    struct ts3_fuzz_alloc *alloc = &scene->input->alloc;
+    struct ts3_failing *alloc = &scene->input->alloc;
     struct ts3_sigv4_out out;
     struct ts3_sigv4_out again;
     struct ts3_sigv4 *fresh = NULL;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Inputs, the failing allocator, and the replay of a corpus. See ts3_fuzz.h. */
+/* Inputs, and the replay of a corpus. See ts3_fuzz.h. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
@@ -15,7 +15,6 @@
 #endif
 
 enum {
-    HEAD_BYTES = 16,          /* before each block: its size, and what keeps blocks aligned */
     PREFIX_BYTES = 2,         /* of an input */
     MAX_FILE_BYTES = 1 << 16, /* of a file of the corpus */
     REPLAYED_FAILURES = 24    /* each of the first so many allocations fails once in a replay */
@@ -29,36 +28,6 @@ void ts3_fuzz_require(bool held, const char *file, int line, const char *what)
     abort();
 }
 
-/* ---- the allocator ---- */
-
-static void *fuzz_realloc(void *ctx, void *p, size_t size_bytes)
-{
-    struct ts3_fuzz_alloc *alloc = ctx;
-    char *old = p ? (char *)p - HEAD_BYTES : NULL;
-    size_t old_bytes = 0;
-    if (old)
-        memcpy(&old_bytes, old, sizeof(old_bytes));
-    if (size_bytes == 0) {
-        alloc->live -= old != NULL;
-        free(old);
-        return NULL;
-    }
-    if (++alloc->calls == alloc->fail_at) {
-        alloc->failed = true;
-        return NULL;
-    }
-    char *made = malloc(size_bytes + HEAD_BYTES);
-    REQUIRE(made != NULL);
-    memcpy(made, &size_bytes, sizeof(size_bytes));
-    memset(made + HEAD_BYTES, 0xa5, size_bytes);
-    if (old)
-        memcpy(made + HEAD_BYTES, p, old_bytes < size_bytes ? old_bytes : size_bytes);
-    else
-        alloc->live++;
-    free(old);
-    return made + HEAD_BYTES;
-}
-
 /* ---- inputs ---- */
 
 bool ts3_fuzz_open(struct ts3_fuzz_input *input, const uint8_t *bytes, size_t size_bytes)
@@ -66,7 +35,7 @@ bool ts3_fuzz_open(struct ts3_fuzz_input *input, const uint8_t *bytes, size_t si
     if (size_bytes < PREFIX_BYTES)
         return false;
     memset(input, 0, sizeof(*input));
-    input->alloc.alloc = (struct ts3_alloc){fuzz_realloc, &input->alloc};
+    ts3_failing_init(&input->alloc);
     input->alloc.fail_at = (uint8_t)(bytes[0] - '0');
     input->options = (uint8_t)(bytes[1] - '0');
     size_t size = size_bytes - PREFIX_BYTES;

@@ -16,9 +16,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "core/ts3_alloc.h"
 #include "core/ts3_err.h"
 #include "core/ts3_str.h"
+#include "ts3_failing.h"
 
 typedef void ts3_fuzz_run(const uint8_t *bytes, size_t size_bytes);
 
@@ -47,17 +47,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size_bytes);
 #define REQUIRE(condition) ts3_fuzz_require((condition), __FILE__, __LINE__, #condition)
 void ts3_fuzz_require(bool held, const char *file, int line, const char *what);
 
-/* An allocator of which one call fails; blocks move whenever they are resized. */
-struct ts3_fuzz_alloc {
-    struct ts3_alloc alloc; /* hand out &alloc */
-    size_t live;            /* blocks given out and not freed */
-    size_t calls;           /* allocations and resizes asked for */
-    size_t fail_at;         /* the call that fails, from 1; 0: none */
-    bool failed;
-};
-
 struct ts3_fuzz_input {
-    struct ts3_fuzz_alloc alloc;
+    struct ts3_failing alloc;
     unsigned options;
     struct ts3_str text; /* the rest, in memory of exactly its size */
 };
