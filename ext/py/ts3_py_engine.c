@@ -421,30 +421,35 @@ static PyObject *engine_drain(PyObject *object, PyObject *const *args, Py_ssize_
     return list;
 }
 
-static PyObject *engine_region(PyObject *object, PyObject *Py_UNUSED(none))
+/* The engine's numbers; false with an exception set, which names the method. */
+static bool read_stats(PyObject *object, struct ts3_engine_stats *stats, const char *method)
 {
     struct ts3_py_engine *self = (struct ts3_py_engine *)object;
-    struct ts3_engine_stats stats;
     if (!ts3_py_engine_get(self)) {
-        return NULL;
+        return false;
     }
-    enum ts3_err err = ts3_engine_stats(self->engine, &stats);
+    enum ts3_err err = ts3_engine_stats(self->engine, stats);
     if (err != TS3_OK) {
-        return ts3_py_module_raise(self->state, err, "region");
+        ts3_py_module_raise(self->state, err, method);
+        return false;
+    }
+    return true;
+}
+
+static PyObject *engine_region(PyObject *object, PyObject *Py_UNUSED(none))
+{
+    struct ts3_engine_stats stats;
+    if (!read_stats(object, &stats, "region")) {
+        return NULL;
     }
     return PyUnicode_FromString(stats.region);
 }
 
 static PyObject *engine_stats(PyObject *object, PyObject *Py_UNUSED(none))
 {
-    struct ts3_py_engine *self = (struct ts3_py_engine *)object;
     struct ts3_engine_stats stats;
-    if (!ts3_py_engine_get(self)) {
+    if (!read_stats(object, &stats, "stats")) {
         return NULL;
-    }
-    enum ts3_err err = ts3_engine_stats(self->engine, &stats);
-    if (err != TS3_OK) {
-        return ts3_py_module_raise(self->state, err, "stats");
     }
     const struct {
         const char *name;

@@ -27,6 +27,7 @@ from twisted.internet.defer import Deferred, fail, inlineCallbacks, maybeDeferre
 from twisted.logger import Logger
 
 from tahoe_s3.client import Cancelled, FileRegion, LocalError, ObjectInfo, S3Error
+from tahoe_s3.store.containers import IMMUTABLE_HEADER_BYTES
 from tahoe_s3.store.index import IMMUTABLE, ShareRow
 from tahoe_s3.store.keys import share_key
 from tahoe_s3.store.leases import Lease
@@ -35,7 +36,6 @@ from tahoe_s3.store.objects import abort_quietly, part_size_for
 if TYPE_CHECKING:
     from tahoe_s3.store.store import Store
 
-HEADER_BYTES = 12
 #: Parts of one share under way at once, and ready ones (with these) above which a write waits.
 PARTS_AT_ONCE = 3
 MAX_PARTS_BEHIND = 4
@@ -51,7 +51,7 @@ class WriterOwner(Protocol):
 
 def object_size(data_length: int) -> int:
     """Bytes of a share object that holds `data_length` bytes and the lease of its allocation."""
-    return HEADER_BYTES + data_length + int(ShareFile.LEASE_SIZE)
+    return IMMUTABLE_HEADER_BYTES + data_length + int(ShareFile.LEASE_SIZE)
 
 
 class Spool:
@@ -268,15 +268,15 @@ class ShareWriter(BucketWriter):
         """Hand over the parts that this write (of data bytes start to stop) has completed."""
         parts = self._parts
         assert parts is not None
-        first = (HEADER_BYTES + start) // parts.part_size + 1
-        last = (HEADER_BYTES + max(start, stop - 1)) // parts.part_size + 1
+        first = (IMMUTABLE_HEADER_BYTES + start) // parts.part_size + 1
+        last = (IMMUTABLE_HEADER_BYTES + max(start, stop - 1)) // parts.part_size + 1
         for number in range(first, min(last, parts.count) + 1):
             if not parts.is_queued(number) and self._is_written(*parts.region(number)):
                 parts.add(number)
 
     def _is_written(self, object_start: int, length: int) -> bool:
-        start = max(0, object_start - HEADER_BYTES)
-        stop = min(self._max_size, object_start + length - HEADER_BYTES)
+        start = max(0, object_start - IMMUTABLE_HEADER_BYTES)
+        stop = min(self._max_size, object_start + length - IMMUTABLE_HEADER_BYTES)
         if stop <= start:
             return True
         written = sum(chunk.stop - chunk.start for chunk in self._already_written.ranges(start, stop))
