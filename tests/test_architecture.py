@@ -31,7 +31,8 @@ FLOORS = [
     {"plugin"},
     {"server", "foolscap", "http", "http_stream", "wire", "status"},
     {"store"},
-    {"client", "download", "transfer", "s3errors", "answers", "documents", "clientconfig", "settle"},
+    {"client", "download", "transfer", "s3errors", "answers", "documents", "clientconfig", "settle", "listing",
+     "splits"},
     {"_native"},
 ]
 #: Used from any floor; they use none.

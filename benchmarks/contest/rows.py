@@ -17,6 +17,7 @@ from contest.server import BareCurl, NullServer
 from contest.timing import Entrant, Row, Spent, run_row
 from tahoe_s3 import _native
 from tahoe_s3.client import ClientConfig, open_client
+from tahoe_s3.store.keys import KeySplits
 
 SMALL_BYTES = 4096
 SMALL_PARALLEL = 64
@@ -109,7 +110,7 @@ def list_slow(reactor: Any, folder: Path, keys: int) -> Generator[Deferred[Any],
             seen += len(page.entries)
 
         begun_s = time.perf_counter()
-        yield client.list_all("", each)
+        yield client.list_all("", each, splits=KeySplits())
         spent_s = time.perf_counter() - begun_s
         yield client.close()
         requests = server.stats()["list"]

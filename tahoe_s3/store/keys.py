@@ -26,6 +26,28 @@ _SHARE = re.compile(rf"shares/([a-z2-7]{{2}})/({_SI})/(0|[1-9][0-9]{{0,17}})")
 _LEASE = re.compile(rf"leases/([a-z2-7]{{2}})/({_SI})")
 
 
+_DIGITS = "234567abcdefghijklmnopqrstuvwxyz"
+_DIGIT_BITS = 5
+_SPLIT_DIGITS = 4
+
+
+class KeySplits:
+    """Where a listing of the bucket may be cut (Splits of tahoe_s3/splits.py): storage indexes are hashes, so about
+    as many shares lie behind any four characters as behind any other, and likewise leases."""
+
+    _each = 1 << (_DIGIT_BITS * _SPLIT_DIGITS)
+
+    def __len__(self) -> int:
+        return 2 * self._each
+
+    def __getitem__(self, index: int, /) -> str:
+        folder, number = divmod(index, self._each)
+        if not 0 <= folder < 2:
+            raise IndexError(index)
+        text = "".join(_DIGITS[number >> shift & 31] for shift in range(_DIGIT_BITS * (_SPLIT_DIGITS - 1), -1, -_DIGIT_BITS))
+        return f"{(LEASES, SHARES)[folder]}{text[:2]}/{text}"
+
+
 class ShareId(NamedTuple):
     """One share: its storage index (16 bytes) and share number."""
 

@@ -5,7 +5,8 @@ At every start the bucket is listed once and the index brought into line with it
 uploads that a crash left are removed. What the operator must mend is raised as an errors.ConfigError. A bucket that
 cannot be reached stops only a node that has never run before; any other starts, answers errors, and keeps trying.
 
-Requests of a start over n objects: n/1000 LISTs and eight others, and one for each folder of s3.prefix.
+Requests of a start over n objects: n/1000 LISTs (up to an eighth more where there are many, see listing.py) and eight
+others, and one for each folder of s3.prefix.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from tahoe_s3.client import (
 from tahoe_s3.config import S3Config
 from tahoe_s3.store import ownership
 from tahoe_s3.store.index import Index, OverlayRow
-from tahoe_s3.store.keys import LEASES, OWNER_KEY, SHARES, LeaseId, ShareId, parse_key
+from tahoe_s3.store.keys import LEASES, OWNER_KEY, SHARES, KeySplits, LeaseId, ShareId, parse_key
 from tahoe_s3.store.objects import abort_quietly
 from tahoe_s3.store.store import INDEX, Store
 
@@ -240,7 +241,7 @@ class Opening:
         index = self._store.index
         index.begin_listing()
         self._store.foreign_keys = 0
-        yield self._client.list_all("", self._take_page)
+        yield self._client.list_all("", self._take_page, splits=KeySplits())
         for share in list(index.unseen_shares()):
             self._store.vanished(*share)
         for storage_index in list(index.unseen_overlays()):

@@ -21,8 +21,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Callable, Union, cast
 
-from twisted.internet.defer import Deferred, inlineCallbacks, maybeDeferred, succeed
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
 
+from tahoe_s3 import listing
 from tahoe_s3.client import (
     BadReply,
     Cancelled,
@@ -465,19 +466,9 @@ class MemoryClient:
         assert delimiter is None, "no test needs it yet"
         return self._request("ListObjectsV2", prefix, apply)
 
-    @inlineCallbacks
-    def list_all(
-        self, prefix: str, on_page: Callable[[Page], Any], *, delimiter: str | None = None, priority: int = 2,
-        deadline_s: float | None = None,
-    ) -> Any:  # fmt: skip
-        count, token = 0, None
-        while True:
-            page = yield self.list_page(prefix, token=token, delimiter=delimiter)
-            count += len(page.entries)
-            yield on_page(page)
-            token = page.next_token
-            if token is None:
-                return count
+    def list_all(self, prefix: str, on_page: Callable[[Page], Any], **options: Any) -> Deferred[int]:
+        """The client's own, on the pages of this."""
+        return listing.list_all(self.as_client(), prefix, on_page, **options)
 
     # multipart uploads
 
