@@ -7,9 +7,9 @@ further than RANGE_PAGES and a place is free, it is cut about so far ahead (spli
 request more: the last page of a range passes its end, and what lies behind has been listed twice.
 
 Nothing is taken on trust. What the last page of a range shows behind its end must be what the next range found
-there, else the next one is not believed. A service that shows keys at or before start-after does not look at it
-(rclone's, for any key that does not exist). One that shows keys it should have shown earlier does not sort. In each
-case the ranges ahead are dropped, and the first goes on page after page by the service's own tokens, which lose
+there, else everything from there on is listed anew. A service that shows keys at or before start-after does not look
+at it (rclone's, where there is no such key). One that shows keys it should have shown earlier does not sort. In these
+cases the ranges ahead are dropped, and the first goes on page after page by the service's own tokens, which lose
 nothing. Only of a service that does not sort the keys come out of order, and a key twice if it shows it twice with a
 page in between.
 
@@ -36,8 +36,8 @@ LANES: Final = 16
 """Most requests at a time."""
 RANGE_PAGES: Final = 6
 """How many pages a range is meant to have: fewer cost more requests, more need more memory."""
-WAITING_PAGES: Final = 64
-"""Most pages that wait for their turn or are on their way to it; about 350 bytes a key, so 22 MB."""
+WAITING_PAGES: Final = 80
+"""Most pages that wait for their turn or are on their way to it; about 350 bytes a key, so 28 MB."""
 FIRST_WAITING_PAGES: Final = 4
 """Most pages of the first range that wait for a slow on_page; they are not kept from coming by those ahead."""
 FREE_WASTE: Final = 4.0
@@ -45,6 +45,8 @@ WASTE_SHARE: Final = 0.125
 """No more cuts while more pages were fetched in vain than FREE_WASTE and this share of the useful ones."""
 MAX_REPEATS: Final = 20
 """So many times a page may come that has nothing new. A service that does not look at its tokens goes on for ever."""
+MAX_DOUBTS: Final = 3
+"""So many times two ranges may differ where they meet before ranges are given up altogether."""
 SAMPLE: Final = 16
 """Every so-manieth key of a page is looked at for its characters."""
 
@@ -68,13 +70,13 @@ class _Range:
     cursor: the greatest key that came, `after` before one did. asked, token: what its last page was and its next one
     is asked with. last: the page that came last, whole, and span how far it reached; those of the range it was cut
     from before one came. beyond: what that page showed behind `end`, until the next range was compared with it.
-    skips: its last page is asked for again, and what is up to the cursor was taken. cut: where to cut it, "" not at all, None where that has
-    not been thought about since the last page.
+    skips: its last page is asked for again, and what is up to the cursor was taken. cut: where to cut it, "" not at
+    all, None where that has not been thought about since the last page.
     """
 
     __slots__ = (
-        "after", "answered", "asked", "beyond", "cursor", "cut", "dropped", "end", "ended", "last", "pages", "passed_end",
-        "repeats", "request", "skips", "span", "token", "tokens",
+        "after", "answered", "asked", "beyond", "cursor", "cut", "dropped", "end", "ended", "last", "pages",
+        "passed_end", "repeats", "request", "skips", "span", "token", "tokens",
     )
 
     def __init__(self, after: str | None, end: str | None, span: Span | None, last: list[Entry]) -> None:
@@ -117,6 +119,7 @@ class Listing:
         self._useful = 0.0
         self._wasted = 0.0
         self._count = 0
+        self._doubts = 0
         self._serial = False
         self._sends_start_after = True
         self._held: Deferred[Any] | None = None
@@ -180,9 +183,9 @@ class Listing:
         if chosen is None:
             return False
         self._in_flight += 1
+        start_after = chosen.after if chosen.token is None and self._sends_start_after else None
         request = self._client.list_page(
-            self._prefix, token=chosen.token,
-            start_after=chosen.after if chosen.token is None and self._sends_start_after else None, priority=self._priority,
+            self._prefix, token=chosen.token, start_after=start_after, priority=self._priority,
             deadline_s=self._deadline_s,
         )
         chosen.request = request
@@ -312,8 +315,7 @@ class Listing:
 
         Some services repeat the end of the page before.
         """
-        assert one.cursor is not None
-        old = _up_to(entries, one.cursor)
+        old = 0 if one.cursor is None else _up_to(entries, one.cursor)
         index = self._ranges.index(one)
         floor = b"" if one.after is None else order(one.after)
         if not one.answered and one.after is not None and order(entries[0].key) <= floor:
@@ -333,16 +335,21 @@ class Listing:
         return [*late, *entries[old:]]
 
     def _give_up(self, index: int, why: str) -> None:
-        """From here on page after page: the range at `index` goes on to the end, those behind it are forgotten."""
+        """From here on page after page, beginning with the range at `index`."""
         if not self._serial:
             _log.info("the S3 service {why}: listing page after page", why=why)
         self._serial = True
-        kept = self._ranges[index]
-        self._drop(self._ranges[index + 1 :])
+        self._go_back(index)
+
+    def _go_back(self, index: int) -> None:
+        """Forget the ranges behind that at `index`, which goes on to the end in their place."""
+        kept, dropped = self._ranges[index], self._ranges[index + 1 :]
+        self._wasted += sum(1 + len(one.pages) for one in dropped)
+        self._drop(dropped)
         if kept.passed_end:
             # What its last page showed behind its end was not taken: that page is asked for again.
             kept.ended, kept.passed_end, kept.skips, kept.token, kept.beyond = False, False, True, kept.asked, []
-        kept.end = None
+        kept.end, kept.cut = None, None
 
     # where two ranges meet
 
@@ -371,7 +378,11 @@ class Listing:
         known = {entry.key for entry in shown}
         missing = [entry for entry in seen[:comparable] if entry.key not in known]
         if 2 * len(missing) > comparable or is_lost:
-            self._give_up(index, "does not find behind start-after what is there")
+            # Few keys may have come or gone just there; a service that is wrong is so again.
+            self._doubts += 1
+            self._go_back(index)
+            if self._doubts > MAX_DOUBTS:
+                self._give_up(index, "does not find behind start-after what is there")
             return
         before.beyond = []
         if missing:

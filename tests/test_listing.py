@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pytest_twisted import ensureDeferred
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from twisted.internet.threads import deferToThread
 from twisted.python.failure import Failure
 
 from tahoe_s3 import listing
@@ -27,6 +28,7 @@ from .support.habits import HabitServer
 from .support.services import Service
 from .test_client import opened
 from .test_client_faults import outcome_of
+from .test_client_services import connect
 
 DELAY_S = 0.05
 
@@ -129,7 +131,9 @@ class Bucket:
             return 0
         if habit == "empty":
             return len(self.keys)
-        return place if not self.habits.by_time else self.shown.index(start_after) + 1 if start_after in self.keys else 0
+        if self.habits.by_time:
+            return self.shown.index(start_after) + 1 if start_after in self.keys else 0
+        return place
 
 
 @dataclass
@@ -178,8 +182,8 @@ def share_keys(count: int, seed: int = 1) -> list[str]:
 
 # any keys, any habit
 
-PIECES = st.sampled_from(["a", "b", "0", "9", "z", "/", "shares/", "shares/aa/aa", "é", "ß", "￿", "\U00010000", "\U0001f4a9",
-                          "long common beginning/", "\x1f", "~", "+ %", "\udcff", "\udc80", "￼"])
+PIECES = st.sampled_from(["a", "b", "0", "9", "z", "/", "shares/", "shares/aa/aa", "é", "ß", "\uffff", "\U00010000",
+                          "\U0001f4a9", "long common beginning/", "\x1f", "~", "+ %", "\udcff", "\udc80", "\ufffc"])
 KEYS = st.lists(st.lists(PIECES, min_size=1, max_size=6).map("".join), max_size=80, unique_by=order)
 
 
@@ -191,7 +195,7 @@ def buckets(draw: st.DrawFn) -> tuple[list[str], int]:
     seed, count = draw(st.integers(0, 2**32)), draw(st.integers(0, 1500))
     chance = random.Random(seed)
     starts = [draw(st.sampled_from(["", "shares/", "x" * 300, "é/", "\U0001f4a9"])) for _ in range(3)]
-    alphabet = draw(st.sampled_from(["01", "0123456789abcdef", "aäöz￿\U00010000", "/ab"]))
+    alphabet = draw(st.sampled_from(["01", "0123456789abcdef", "aäöz\uffff\U00010000", "/ab"]))
     skew = draw(st.integers(1, 40))
     keys = {
         starts[0 if chance.randrange(skew) else chance.randrange(3)] + "".join(chance.choices(alphabet, k=12))
@@ -266,7 +270,7 @@ def test_a_service_that_goes_in_circles_is_left(
 
 
 def test_a_bucket_of_shares_is_listed_many_pages_at_a_time() -> None:
-    bucket = Bucket(share_keys(60_000) + ["owner.json"], page=200)
+    bucket = Bucket([*share_keys(60_000), "owner.json"], page=200)
     run = Run(bucket, splits=KeySplits())
     assert run.finish() == 60_001
     assert run.keys == bucket.keys
@@ -419,7 +423,7 @@ def test_a_caller_that_cancels_while_it_is_handed_a_page() -> None:
 def test_what_was_there_all_the_time_is_listed(seed: int) -> None:
     """Objects that come and go meanwhile may be shown or not; they never make a range be doubted or a key be lost."""
     chance = random.Random(seed)
-    bucket = Bucket(share_keys(4000, seed), page=40, seed=seed)
+    bucket = Bucket(share_keys(8000, seed), page=40, seed=seed)
     lasting = set(bucket.keys[::2])
     run = Run(bucket, splits=KeySplits())
     run.start()
@@ -436,10 +440,34 @@ def test_what_was_there_all_the_time_is_listed(seed: int) -> None:
     assert isinstance(run.results[0], int)
     assert lasting <= set(run.keys)
     assert run.keys == sorted(set(run.keys), key=order)
-    assert bucket.clock.seconds() < 100 * DELAY_S / 3, "it went page after page"
+    assert bucket.clock.seconds() < 200 * DELAY_S / 2, "it went page after page"
 
 
 # over the wire
+
+
+class Paged:
+    """A client's list_page with smaller pages; counts the requests, and those by start-after."""
+
+    def __init__(self, client: S3Client, page: int) -> None:
+        self.client = client
+        self.page = page
+        self.requests = self.ranges = 0
+
+    def list_page(self, prefix: str, *, start_after: str | None = None, **options: Any) -> Deferred[Page]:
+        self.requests += 1
+        self.ranges += start_after is not None
+        return self.client.list_page(prefix, start_after=start_after, max_keys=self.page, **options)
+
+
+async def collected(pages: Paged, **options: Any) -> list[str]:
+    found: list[str] = []
+
+    def on_page(page: Page) -> None:
+        found.extend(entry.key for entry in page.entries)
+
+    assert await listing.list_all(pages, "", on_page, **options) == len(found)
+    return found
 
 
 async def listed(client: S3Client, prefix: str = "", **options: Any) -> list[str]:
@@ -503,3 +531,20 @@ async def test_a_service_that_refuses_start_after_is_listed_by_its_tokens() -> N
     assert isinstance(await outcome_of(client.list_all("", lambda page: None)), AccessDenied)
     await client.close()
     await server.stop()
+
+
+@ensureDeferred
+async def test_of_other_services(service: Service) -> None:
+    """moto and SeaweedFS: the ranges meet, and nothing of it makes them doubt."""
+    name = await deferToThread(service.make_bucket)
+    client = connect(service, name, prefix="nodes/one/")
+    keys = sorted(share_keys(240) + [f"é {number} +%&/\U0001f4a9" for number in range(20)], key=order)
+    for key in keys:
+        await client.put(key, b"x")
+    small = Paged(client, 10)
+    assert await collected(small, splits=KeySplits()) == keys
+    assert small.ranges > 4
+    assert small.requests <= len(keys) / 10 * (1 + WASTE_SHARE) + LANES + 8
+    assert await collected(Paged(client, 10)) == keys
+    assert await collected(Paged(client, 10), after=keys[100]) == keys[101:]
+    await client.close()

@@ -44,7 +44,8 @@ class KeySplits:
         folder, number = divmod(index, self._each)
         if not 0 <= folder < 2:
             raise IndexError(index)
-        text = "".join(_DIGITS[number >> shift & 31] for shift in range(_DIGIT_BITS * (_SPLIT_DIGITS - 1), -1, -_DIGIT_BITS))
+        shifts = range(_DIGIT_BITS * (_SPLIT_DIGITS - 1), -1, -_DIGIT_BITS)
+        text = "".join(_DIGITS[number >> shift & 31] for shift in shifts)
         return f"{(LEASES, SHARES)[folder]}{text[:2]}/{text}"
 
 
