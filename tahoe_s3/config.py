@@ -126,9 +126,6 @@ class S3Config:
 class NodeSettings:
     """What open_storage must know of the node beyond the bucket."""
 
-    nickname: str
-    readonly: bool
-    reserved_space_bytes: int
     has_permutation_seed: bool
     """False: the node must know whether it has shares before it can start (errors.Unreachable otherwise)."""
 

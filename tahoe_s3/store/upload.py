@@ -230,6 +230,7 @@ class ShareWriter(BucketWriter):
         self._refused: list[tuple[int, int, OSError]] = []
         path = store.spool_path(storage_index, shnum)
         super().__init__(ss, str(path), self.key, max_size, lease_info, clock)
+        store.upload_began(storage_index)
         self._spool = Spool(path)
         self._result: Any = None
         self._size = object_size(max_size)
@@ -418,6 +419,7 @@ class ShareWriter(BucketWriter):
     def _release(self) -> None:
         """Give back the spool file and the timer."""
         self._sharefile: Any = None
+        self._store.upload_ended(self.storage_index)
         if self._timeout.active():
             self._timeout.cancel()
         self._spool.close()

@@ -93,9 +93,12 @@ def mutable_object(data: bytes, *, leases: int = 1, version: int = 2) -> bytes:
 class Place:
     """A store, its client, clock and index."""
 
-    def __init__(self, folder: Path, *, client: MemoryClient | None = None, part_bytes: int = PART_BYTES) -> None:
+    def __init__(
+        self, folder: Path, *, client: MemoryClient | None = None, part_bytes: int = PART_BYTES, start_s: float = 0.0
+    ) -> None:
         self.client = client or MemoryClient()
         self.clock = Clock()
+        self.clock.advance(start_s)
         self.index = Index(folder / "index.sqlite", identity="bucket")
         self.store = Store(
             reactor=self.clock, client=self.client.as_client(), index=self.index, local_dir=folder,
