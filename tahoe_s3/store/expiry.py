@@ -98,6 +98,8 @@ class Expirer:
 
     def start(self) -> None:
         """A cycle that an earlier run began goes on, after a while."""
+        if self._running:
+            return
         self._running = True
         wait_s = SLOW_START_S
         started_s = self.account.state.started_s
