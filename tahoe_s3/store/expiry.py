@@ -152,20 +152,29 @@ class Expirer:
             return SLOW_START_S
         if not self.in_cycle:
             self._begin_cycle()
-        if self._upto is None:
-            self._begin_stretch()
-        if self._todo:
-            yield self._look_at_some()
-        if not self._todo:
-            self._finish_stretch()
+        if not self._is_batch_full():
+            yield self._go_on()
         at_end = self._upto is None and self.account.position == LAST
-        if self._doomed and (at_end or sum(self._doomed.values()) >= MAX_KEYS):
+        if self._doomed and (at_end or self._is_batch_full()):
             yield self._delete_some()
             if not self.in_cycle:
                 return SLOW_START_S
         if at_end and not self._doomed:
             return self._finish_cycle()
         return STEP_S
+
+    @inlineCallbacks
+    def _go_on(self) -> Generator[Deferred[Any], Any, None]:
+        """Look at some of the stretch under way, or begin the next."""
+        if self._upto is None:
+            self._begin_stretch()
+        if self._todo:
+            yield self._look_at_some()
+        if not self._todo:
+            self._finish_stretch()
+
+    def _is_batch_full(self) -> bool:
+        return sum(self._doomed.values()) >= MAX_KEYS
 
     def _begin_cycle(self) -> None:
         self._drop_cycle()
@@ -312,8 +321,8 @@ class Expirer:
         count = batch.count_of(storage_index)
         if count and store.index.overlay(storage_index) is None:
             # Only the bucket can say that there is no lease object: a listing may have missed it.
-            yield learn_overlay(store, storage_index, priority=BACKGROUND)
-            count = batch.count_of(storage_index)
+            is_right = yield learn_overlay(store, storage_index, priority=BACKGROUND)
+            count = batch.count_of(storage_index) if is_right else 0
         if count and self.held_back is None:
             self._doomed[storage_index] = count
 

@@ -104,7 +104,7 @@ class State:
     recovered: dict[str, int] = field(default_factory=nothing_recovered)
     lease_ages: dict[str, int] = field(default_factory=dict)
     leases_per_share: dict[str, int] = field(default_factory=dict)
-    corrupt: list[tuple[str, int]] = field(default_factory=list)
+    corrupt: list[list[Any]] = field(default_factory=list)
     history: dict[str, Any] = field(default_factory=dict)
 
 
@@ -187,7 +187,7 @@ class LeaseAccount:
         return {
             "lease-age-histogram": [[day * DAY_S, (day + 1) * DAY_S, count] for day, count in ages],
             "leases-per-share-histogram": dict(state.leases_per_share),
-            "corrupt-shares": [list(share) for share in state.corrupt],
+            "corrupt-shares": list(state.corrupt),
             "space-recovered": dict(state.recovered),
         }
 
@@ -231,9 +231,12 @@ class LeaseAccount:
                 _add(self.state.recovered, f"{outcome}-{name}{suffix}", count)
 
     def note_corrupt(self, storage_index: bytes, row: ShareRow) -> None:
-        """This share cannot be read, so it will not count as examined, as in Tahoe."""
+        """This share cannot be read, so it will not count as examined, as in Tahoe. More than once changes nothing."""
+        which = [si_text(storage_index), row.shnum]
+        if which in self.state.corrupt:
+            return
         if len(self.state.corrupt) < MAX_CORRUPT:
-            self.state.corrupt.append((si_text(storage_index), row.shnum))
+            self.state.corrupt.append(which)
         self.add("examined", row.kind, 0, -1, -row.size)
 
 

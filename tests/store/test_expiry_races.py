@@ -503,6 +503,32 @@ def test_a_lease_object_that_the_listing_missed(make: Make) -> None:
     assert not place.has(I0) and not place.has_overlay(I0)
 
 
+def test_a_lease_object_that_the_listing_missed_and_nobody_had_time_to_note(make: Make) -> None:
+    """Its answer comes while somebody has the lock: then it is not noted, and must not count as missing."""
+    place = make()
+    place.put(I0, "immutable", [START_S])
+    place.pass_days(2)
+    place.start()
+    place.finish_cycle()
+    lease = Lease.from_secrets(RENEW, CANCEL, owner_num=1, expiration_s=place.clock.seconds() + LEASE_DURATION_S,
+                               nodeid=NODEID)  # fmt: skip
+    place.client.store(lease_key(I0), overlay_to_json([lease]))
+    getting = begin_until(place, "GetObject", lease_key(I0))
+    putting = place.client.hold("PutObject", share_key(I0, 1))
+    writer = place.server._make_writers(I0, [1], len(DATA), place.server._new_lease(0, RENEW, CANCEL))[1]
+    now(writer.write(0, DATA))
+    closing = writer.close()
+    asking = place.client.hold("HeadObject", OWNER_KEY)
+    getting.release()
+    putting.fail(Throttled)
+    assert isinstance(error_of(closing), Throttled)
+    asking.release()
+    place.clock.pump([1.0] * 5)
+    assert place.has(I0) and place.client.requests["DeleteObjects"] == 0
+    place.cycles(1)
+    assert place.has(I0) and place.index.overlay(I0) is not None
+
+
 def test_a_lease_object_that_is_listed_and_said_to_be_missing(make: Make) -> None:
     place = make()
     place.put(I0, "immutable", [START_S])

@@ -206,11 +206,13 @@ def test_the_state_outlives_a_clean_stop_only(tmp_path: Path) -> None:
     account = LeaseAccount(index, LeasePolicy(True), now_s=NOW_S)
     account.begin_cycle(NOW_S)
     for number in range(MAX_CORRUPT + 5):
-        account.note_corrupt(SIS[0], share(kind=None, size=number))
+        for _ in range(2 if number < MAX_CORRUPT else 1):
+            account.note_corrupt(SIS[0], ShareRow(number, 1, "e", True, 1, None))
     account.count_stretch(LAST, now_s=NOW_S, before_s=0)
     account.finish_cycle(NOW_S + 1)
     kept = json.dumps(vars(account.state))
     assert len(account.state.history["0"]["corrupt-shares"]) == MAX_CORRUPT
+    assert account.state.history["0"]["space-recovered"]["examined-shares"] == -MAX_CORRUPT - 5
     index.close()
     index = Index(path, identity="x")
     again = LeaseAccount(index, LeasePolicy(True), now_s=NOW_S + 99)
