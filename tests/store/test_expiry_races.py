@@ -19,6 +19,7 @@ from tahoe_s3.http import S3HTTPServer
 from tahoe_s3.store import expiry
 from tahoe_s3.store.index import OverlayRow
 from tahoe_s3.store.keys import OWNER_KEY, lease_key, share_key, si_text
+from tahoe_s3.store.learning import learn_overlay
 from tahoe_s3.store.leases import Lease, overlay_to_json
 from tahoe_s3.store.versions import ShareGone
 
@@ -238,7 +239,7 @@ def test_a_share_that_is_read_while_it_goes_gives_an_error_and_no_wrong_byte(mak
     place.clock.pump([0.1] * 100)
     assert isinstance(error_of(late), (ShareGone, NotFound))
     assert isinstance(error_of(reader.read(0, 1000)), ShareGone)
-    assert now(place.server.get_buckets(I0)) == {}
+    assert now(place.server.get_buckets(I0)) == {} and place.store.reads.stats()["windows"] == 0
 
 
 def test_readers_of_slots_that_go(make: Make) -> None:
@@ -529,6 +530,22 @@ def test_a_lease_object_that_the_listing_missed_and_nobody_had_time_to_note(make
     assert place.has(I0) and place.index.overlay(I0) is not None
 
 
+def test_what_was_read_of_a_lease_object_does_not_undo_a_renewal(make: Make) -> None:
+    place = make()
+    place.put(I0, "immutable", [START_S])
+    stored = place.client.store(lease_key(I0), overlay_to_json([]))
+    place.index.confirm_overlays([(I0, stored.etag, stored.modified_s)])
+    held = place.client.hold("GetObject", lease_key(I0), apply_first=True)
+    learning = learn_overlay(place.store, I0, priority=2)
+    adding = place.server.add_lease(I0, RENEW, CANCEL)
+    held.calls.pop(1).go()
+    assert now(adding) is None and waits(learning)
+    held.release()
+    assert now(learning) is False
+    overlay = place.index.overlay(I0)
+    assert overlay is not None and overlay.leases is not None and len(overlay.leases) == 1
+
+
 def test_a_lease_object_that_is_listed_and_said_to_be_missing(make: Make) -> None:
     place = make()
     place.put(I0, "immutable", [START_S])
@@ -583,6 +600,18 @@ def test_a_storage_index_that_is_unsure_is_left_alone(place: ExpiryPlace) -> Non
     place.store.slots.mark_unsure(I0, 0)
     place.finish_cycle()
     assert place.has(I0) and not place.has(I1)
+
+
+def test_a_storage_index_that_becomes_unsure_is_left_alone(place: ExpiryPlace) -> None:
+    held = begin_until(place, "HeadObject", OWNER_KEY)
+    place.store.slots.mark_unsure(I0, 0)
+    held.release()
+    assert place.has(I0) and not place.has(I1)
+    place.finish_cycle()
+    assert place.has(I0), "nobody has asked what became of it"
+    assert set(now(place.server.get_buckets(I0))) == {0}
+    place.finish_cycle()
+    assert not place.has(I0)
 
 
 # all at once
