@@ -6,7 +6,7 @@ waits for one while it holds others. Under the lock everything is judged once mo
 
 Owner: the Expirer, for one batch. Thread: the reactor's. Errors: delete() fails with an S3Error where the shares'
 multi-delete did; shares of which nobody knows whether they went are then unsure (store/slots.py). Limits: MAX_KEYS
-shares.
+shares, which take the reactor about a tenth of a second to judge and as long to note.
 """
 
 from __future__ import annotations

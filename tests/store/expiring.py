@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,13 @@ from allmydata.storage.immutable import ShareFile
 from allmydata.storage.lease import LeaseInfo
 from allmydata.storage.mutable import MutableShareFile
 from allmydata.web.storage import StorageStatus, StorageStatusElement
+from twisted.logger import LogLevel, formatEvent, globalLogPublisher
 from twisted.web.template import flattenString
 
-from tahoe_s3.store.expiry import CYCLE_S, SLOW_START_S
 from tahoe_s3.store.keys import OWNER_KEY, lease_key, share_key
-from tahoe_s3.store.lease_policy import LEASE_DURATION_S
 
 from .helpers import NODEID, WRITE_ENABLER, now, schema_of
-from .memory_client import MemoryClient
+from .memory_client import Held, MemoryClient
 from .servers import CANCEL, RENEW, ServerPlace, reborn
 
 DAY_S = 24 * 60 * 60
@@ -174,9 +173,61 @@ class ExpiryPlace(ServerPlace):
         return found
 
 
+Make = Callable[..., ExpiryPlace]
+
+
+def making(folder: Path, **defaults: Any) -> Iterator[Make]:
+    """For a fixture: makes places, and closes them."""
+    made: list[ExpiryPlace] = []
+
+    def make_one(**expire: Any) -> ExpiryPlace:
+        made.append(ExpiryPlace(folder / f"place{len(made)}", **{**defaults, **expire}))
+        return made[-1]
+
+    yield make_one
+    for place in made:
+        if not place.store.is_closed:
+            place.client.holds.clear()
+            place.close()
+
+
+def two_files(make: Make) -> ExpiryPlace:
+    """Two files, the second with a lease object, both of which the next cycle deletes."""
+    place = make(override_lease_duration=DAY_S)
+    place.upload(DATA, si=SIS[0])
+    place.upload(DATA, si=SIS[1])
+    place.renew(SIS[1], renew_of(5))
+    place.pass_days(2)
+    place.start()
+    place.finish_cycle()
+    assert place.has(SIS[0]) and place.has(SIS[1])
+    return place
+
+
+def listening() -> Iterator[list[str]]:
+    """For a fixture: what is logged as a warning or worse, formatted."""
+    texts: list[str] = []
+
+    def observe(event: Any) -> None:
+        if event["log_level"] >= LogLevel.warn:
+            texts.append(str(formatEvent(event)))
+
+    globalLogPublisher.addObserver(observe)
+    yield texts
+    globalLogPublisher.removeObserver(observe)
+
+
+def begin_until(place: ExpiryPlace, operation: str, key: str | None = None) -> Held:
+    """Step until the expirer's request of this kind is held back."""
+    held = place.client.hold(operation, key)
+    for _ in range(100):
+        if len(held):
+            return held
+        place.step()
+    raise AssertionError(f"no {operation} came")
+
+
 class _Request:
     def setHeader(self, *_: object) -> None:
         """Nobody looks at it."""
 
-
-__all__ = ["CYCLE_S", "DAY_S", "LEASE_DURATION_S", "SIS", "SLOW_START_S", "START_S", "ExpiryPlace", "container"]

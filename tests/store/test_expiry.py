@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,29 +13,19 @@ from typing import Any
 import pytest
 
 from tahoe_s3.store import expiry, expiry_batch
+from tahoe_s3.store.expiry import CYCLE_S, SLOW_START_S
 from tahoe_s3.store.index import ShareRow
 from tahoe_s3.store.keys import lease_key, share_key, si_text
+from tahoe_s3.store.lease_policy import LEASE_DURATION_S
 
-from .expiring import CYCLE_S, DATA, DAY_S, LEASE_DURATION_S, SIS, SLOW_START_S, START_S, ExpiryPlace, renew_of
+from .expiring import DATA, DAY_S, SIS, START_S, ExpiryPlace, Make, container, making, renew_of
 from .helpers import now
 
 I0, I1, M2, M3 = SIS
-Make = Callable[..., ExpiryPlace]
-
 
 @pytest.fixture
 def make(tmp_path: Path) -> Iterator[Make]:
-    """Makes places, and closes them."""
-    made: list[ExpiryPlace] = []
-
-    def make_one(**expire: Any) -> ExpiryPlace:
-        made.append(ExpiryPlace(tmp_path / f"place{len(made)}", **expire))
-        return made[-1]
-
-    yield make_one
-    for place in made:
-        if not place.store.is_closed:
-            place.close()
+    yield from making(tmp_path)
 
 
 def make_shares(place: ExpiryPlace) -> None:
@@ -319,8 +309,6 @@ def test_only_the_ends_of_a_large_share_are_read(make: Make, kind: str) -> None:
 
 
 def expiring_large(kind: str, version: int) -> bytes:
-    from .expiring import container
-
     return container(kind, [START_S] * 5, version=version, data=b"x" * 200_000)
 
 
