@@ -280,9 +280,9 @@ class Expirer:
         index = self._store.index
         overlay = index.overlay(storage_index)
         rows = index.shares(storage_index)
-        return overlay is None or not is_known(overlay) or any(
-            row.leases is None or not row.modified_s for row in rows
-        )
+        if any(row.leases is None or not row.modified_s for row in rows):
+            return True
+        return index.may_have_missed_overlay(storage_index) if overlay is None else not is_known(overlay)
 
     def _is_to_be_tried_again(self, storage_index: bytes, failure: Failure) -> bool:
         """A service that is down is waited for; anything else leaves this one for the next cycle."""
@@ -320,7 +320,7 @@ class Expirer:
         batch = Batch(store, self.policy, before_s=before_s)
         count = batch.count_of(storage_index)
         if count and store.index.overlay(storage_index) is None:
-            # Only the bucket can say that there is no lease object: a listing may have missed it.
+            # A listing may have missed it.
             is_right = yield learn_overlay(store, storage_index, priority=BACKGROUND)
             count = batch.count_of(storage_index) if is_right else 0
         if count and self.held_back is None:

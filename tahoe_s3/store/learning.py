@@ -117,18 +117,21 @@ def learn_overlay(
 ) -> Generator[Deferred[Any], Any, bool]:
     """Ask the bucket for the lease object, where the index does not know it for certain.
 
-    Fires with whether the index is right now. Where it has no row that is asked too: the listing that the index was
-    built from may have been behind.
+    Fires with whether the index is right now. Where it has no row because a listing showed none that is asked too: the
+    listing may have been behind. Whoever was given a lease on a share that this node stored itself since then has a
+    row, and older leases than that share's own do not matter.
     """
     index = store.index
     before = index.overlay(storage_index)
-    if before is not None and is_known(before):
+    if is_known(before) if before is not None else not index.may_have_missed_overlay(storage_index):
         return True
     key = lease_key(storage_index)
     try:
         got: GetResult = yield store.client.get(key, priority=priority)
     except NotFound:
         if before is None:
+            if index.overlay(storage_index) is None:
+                index.has_no_overlay(storage_index)
             return index.overlay(storage_index) is None
         if not before.etag:
             yield store.slots.run(storage_index, lambda: _drop_if_same(store, storage_index, before))

@@ -109,7 +109,7 @@ class Place:
         """An object in the bucket that the index knows, of which nothing but the listing was seen."""
         stored = self.client.store(share_key(si, shnum), data, **details)
         etag = stored.etag if sure else stored.listed_etag or stored.etag
-        self.index.put_share(si, ShareRow(shnum, len(data), etag, sure, stored.modified_s))
+        self.index.put_share(si, ShareRow(shnum, len(data), etag, sure, stored.modified_s), listed=True)
         return ShareId(si, shnum)
 
     def row(self, shnum: int = 0, si: bytes = SI) -> ShareRow:
