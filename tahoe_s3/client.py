@@ -281,7 +281,8 @@ class S3Client:
         refuses multi-delete (remembered).
 
         Fires with (key, S3 code) of every key that was not deleted, empty when all are gone. A batch that fails as
-        a whole fails the Deferred; what earlier batches did stays done, and deleting again is harmless.
+        a whole fails the Deferred; what earlier batches did stays done, and deleting again is harmless. The error's
+        outcome is that of all keys together: "unknown" where some may have been deleted.
         """
         return self._delete_many(list(keys), priority, deadline_s)
 
@@ -292,12 +293,15 @@ class S3Client:
         batched = [key for key in keys if not NOT_XML.search(key)]
         single = [key for key in keys if NOT_XML.search(key)]
         failures: list[tuple[str, str]] = []
+        count = len(batched)
         while batched and not self._single_deletes:
             batch, rest = batched[:DELETE_BATCH_KEYS], batched[DELETE_BATCH_KEYS:]
             try:
                 failures += yield self._delete_batch(batch, priority, deadline_s)
             except S3Error as error:
                 if not answers.is_refused_way(error):
+                    if len(batched) < count:
+                        error.outcome = "unknown"
                     raise
                 self._single_deletes = True
             else:
@@ -340,6 +344,7 @@ class S3Client:
 
         yield gatherResults([one_after_the_other() for _ in range(min(len(keys), SINGLE_DELETES_AT_ONCE))])
         if ended:
+            ended[0].outcome = "unknown"
             raise ended[0]
         return failures
 

@@ -19,6 +19,7 @@ from typing import Protocol
 from urllib.parse import SplitResult, urlsplit
 
 from allmydata.util.abbreviate import parse_abbreviated_size
+from allmydata.util.time_format import parse_date, parse_duration
 
 from tahoe_s3 import errors
 
@@ -126,9 +127,6 @@ class S3Config:
 class NodeSettings:
     """What open_storage must know of the node beyond the bucket."""
 
-    nickname: str
-    readonly: bool
-    reserved_space_bytes: int
     has_permutation_seed: bool
     """False: the node must know whether it has shares before it can start (errors.Unreachable otherwise)."""
 
@@ -161,6 +159,7 @@ def read_s3_config(config: NodeConfig) -> S3Config:
     """Everything about the bucket. To be called only where wants_s3() said yes; raises errors.ConfigError."""
     parser = config.config
     _refuse_conflicts(parser)
+    _check_expire(parser)
     warnings: list[str] = []
     url = _read_url(parser)
     access_key_id = _read_access_key_id(parser)
@@ -247,6 +246,69 @@ def _refuse_conflicts(parser: configparser.ConfigParser) -> None:
             why="storage plugins call the disk backend's interface, which does not wait for a bucket",
             instead="remove one of the two lines",
         )
+
+
+def _check_expire(parser: configparser.ConfigParser) -> None:
+    """Tahoe's own keys, which its code reads for the storage server; here for a better sentence about what is wrong.
+
+    As Tahoe's docs/garbage-collection.rst says, a key that belongs to the other mode is refused; its code ignores it.
+    """
+    on = _read_yes_or_no(parser, "expire.enabled", otherwise=False)
+    for key in ("expire.immutable", "expire.mutable"):
+        _read_yes_or_no(parser, key, otherwise=True)
+    mode = _get(parser, "expire.mode")
+    if mode is None and not on:
+        mode = "age"
+    if mode not in ("age", "cutoff-date"):
+        raise errors.BadValue(
+            key="expire.mode",
+            problem="is missing, while expire.enabled is on" if mode is None else f"is '{mode}'",
+            instead="write expire.mode = age, or expire.mode = cutoff-date together with expire.cutoff_date",
+        )
+    duration, date = _get(parser, "expire.override_lease_duration"), _get(parser, "expire.cutoff_date")
+    if duration is not None and not _is_duration(duration):
+        raise errors.BadValue(
+            key="expire.override_lease_duration",
+            problem=f"is '{duration}'",
+            instead="write a number of days, months or years that is not 0, such as 60 days, 2mo or 1 year",
+        )
+    if mode == "cutoff-date" and (date is None or not _is_date(date)):
+        raise errors.BadValue(
+            key="expire.cutoff_date",
+            problem="is missing, while expire.mode is cutoff-date" if date is None else f"is '{date}'",
+            instead="write a date such as 2026-01-16",
+        )
+    stray = ("expire.override_lease_duration", duration) if mode == "cutoff-date" else ("expire.cutoff_date", date)
+    if on and stray[1] is not None:
+        raise errors.BadValue(
+            key=stray[0],
+            problem=f"has no meaning while expire.mode is {mode}",
+            instead="remove the line, or change expire.mode",
+        )
+
+
+def _read_yes_or_no(parser: configparser.ConfigParser, key: str, *, otherwise: bool) -> bool:
+    value = _get(parser, key)
+    if value is None:
+        return otherwise
+    found = parser.BOOLEAN_STATES.get(value.lower())
+    if found is None:
+        raise errors.BadValue(key=key, problem=f"is '{value}'", instead="write true or false")
+    return found
+
+
+def _is_duration(text: str) -> bool:
+    try:
+        return int(parse_duration(text)) > 0
+    except ValueError:
+        return False
+
+
+def _is_date(text: str) -> bool:
+    try:
+        return int(parse_date(text)) >= 0
+    except ValueError:
+        return False
 
 
 def _read_access_key_id(parser: configparser.ConfigParser) -> str:

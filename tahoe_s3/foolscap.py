@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from allmydata.storage.immutable import FoolscapBucketReader, FoolscapBucketWriter
 from allmydata.storage.server import FoolscapStorageServer
 from twisted.internet.defer import Deferred
-from twisted.python.failure import Failure
 
 from tahoe_s3.wire import for_foolscap, logged
 
@@ -33,25 +32,10 @@ Secrets = tuple[bytes, bytes, bytes]
 class S3FoolscapBucketWriter(FoolscapBucketWriter):
     """A ShareWriter as a Foolscap client sees it. RIBucketWriter wants None from every method."""
 
-    def __init__(self, bucket_writer: Any) -> None:
-        super().__init__(bucket_writer)
-        self._disk_failure: Failure | None = None
-
     def remote_write(self, offset: int, data: bytes) -> Deferred[None]:
-        d: Deferred[bool] = self._bucket_writer.write(offset, data)
-        return _none(d.addErrback(self._note_disk_failure), "writing to a share")
-
-    def _note_disk_failure(self, failure: Failure) -> Failure:
-        """Bytes that the local disk refused would be zeros in the share. A client that pipelines sends its close
-        before it hears of that, so the close must fail too."""
-        if failure.check(OSError):
-            self._disk_failure = failure
-        return failure
+        return _none(self._bucket_writer.write(offset, data), "writing to a share")
 
     def remote_close(self) -> Deferred[None]:
-        if self._disk_failure is not None:
-            failure = self._disk_failure
-            return _none(self._bucket_writer.abort(), "aborting a share").addCallback(lambda _: failure)
         return _none(self._bucket_writer.close(), "closing a share")
 
     def remote_abort(self) -> Deferred[None]:

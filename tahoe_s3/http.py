@@ -112,6 +112,9 @@ class S3HTTPServer(HTTPServer):
             ),
             "adding a lease",
         )
+        if not await self._share_numbers(storage_index):
+            # They were deleted before the lease's turn came: it was added to nothing.
+            raise _HTTPError(http.NOT_FOUND)
         request.setResponseCode(http.NO_CONTENT)
         return b""
 

@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING, Any, Callable
 
 import allmydata
 from allmydata.util import configutil
-from allmydata.util.abbreviate import parse_abbreviated_size
 from twisted.internet import defer
 from twisted.logger import Logger
 
@@ -197,14 +196,7 @@ def _create_on_bucket(
 
 
 def _node_settings(config: Any) -> s3config.NodeSettings:
-    """Parsed as _Client.get_anonymous_storage_server does, so with the same errors."""
-    reserved = parse_abbreviated_size(config.get_config("storage", "reserved_space", None))
-    return s3config.NodeSettings(
-        nickname=config.nickname,
-        readonly=config.get_config("storage", "readonly", False, boolean=True),
-        reserved_space_bytes=reserved or 0,
-        has_permutation_seed=bool(config.get_config_from_file("permutation-seed")),
-    )
+    return s3config.NodeSettings(has_permutation_seed=bool(config.get_config_from_file("permutation-seed")))
 
 
 def _node_id(config: Any) -> bytes:

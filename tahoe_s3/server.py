@@ -26,8 +26,10 @@ from twisted.logger import Logger
 
 from tahoe_s3.config import NodeSettings, S3Config
 from tahoe_s3.status import LeaseChecker, SlotCounter
+from tahoe_s3.store.expiry import Expirer, steady_s
 from tahoe_s3.store.index import IMMUTABLE
 from tahoe_s3.store.keys import fits_key, share_key, si_text
+from tahoe_s3.store.lease_policy import AGE, CUTOFF_DATE, LeasePolicy
 from tahoe_s3.store.leases import Lease, hash_secret
 from tahoe_s3.store.objects import MAX_OBJECT_BYTES
 from tahoe_s3.store.opening import open_store
@@ -73,6 +75,7 @@ class S3StorageServer(StorageServer):
         clock: Any = default_reactor,
         *,
         backend: Store,
+        steady_s: Callable[[], float] = steady_s,
     ) -> None:
         service.MultiService.__init__(self)
         self.my_nodeid = nodeid
@@ -92,14 +95,16 @@ class S3StorageServer(StorageServer):
         categories = ["allocate", "write", "close", "read", "get", "writev", "readv", "add-lease", "renew", "cancel"]
         self.latencies: dict[str, list[float]] = {category: [] for category in categories}
         self.bucket_counter = SlotCounter(backend.index)
-        self.lease_checker = LeaseChecker(
+        self._clock = clock
+        policy = LeasePolicy(
             enabled=expiration_enabled,
             mode=expiration_mode,
-            override_lease_duration=expiration_override_lease_duration,
-            cutoff_date=expiration_cutoff_date,
-            sharetypes=expiration_sharetypes,
+            override_lease_duration_s=expiration_override_lease_duration if expiration_mode == AGE else None,
+            cutoff_date_s=expiration_cutoff_date if expiration_mode == CUTOFF_DATE else None,
+            sharetypes=tuple(expiration_sharetypes),
         )
-        self._clock = clock
+        self._expirer = Expirer(backend, policy, now_s=self._now_s, steady_s=steady_s)
+        self.lease_checker = LeaseChecker(self._expirer, now_s=self._now_s)
         #: Spool path -> writer, as in stock.
         self._bucket_writers: dict[str, ShareWriter] = {}
         self._call_on_bucket_writer_close: list[Callable[[ShareWriter], None]] = []
@@ -108,10 +113,19 @@ class S3StorageServer(StorageServer):
     def __repr__(self) -> str:
         return f"<S3StorageServer {idlib.shortnodeid_b2a(self.my_nodeid)}>"
 
+    def _now_s(self) -> float:
+        """By the clock of this moment, since tests put another in its place."""
+        return float(self._clock.seconds())
+
+    def startService(self) -> None:
+        service.MultiService.startService(self)
+        self._expirer.start()
+
     @inlineCallbacks
     def stopService(self) -> Generator[Deferred[Any], Any, None]:
         """Uploads that are closing get their outcome, others end; what has begun ends; then the engine stops."""
         self.store.refuse_more()
+        self._expirer.stop()
         ending = [maybeDeferred(writer.disconnected) for writer in list(self._bucket_writers.values())]
         yield DeferredList(ending, consumeErrors=True)
         yield maybeDeferred(service.MultiService.stopService, self)
@@ -211,6 +225,9 @@ class S3StorageServer(StorageServer):
         if found is None:
             raise IndexError("unable to renew non-existent lease")
         yield self.store.overlay.add(storage_index, found.until(int(self._clock.seconds() + DEFAULT_RENEWAL_TIME)))
+        if not self.store.index.shares(storage_index):
+            # Their other leases had all expired, and they went before this one's turn came.
+            raise IndexError("no such lease to renew")
 
     def _find_lease(self, storage_index: bytes, renew_hash: bytes) -> Lease | None:
         """The lease of any share there, as far as the index knows them."""

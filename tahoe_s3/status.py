@@ -1,23 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What Tahoe's storage status page asks of the two crawlers of the disk backend, answered without crawling.
+"""What Tahoe's storage status page asks of the two crawlers of the disk backend.
 
-The index knows how many storage indexes have shares. Leases are kept and renewed, but this version deletes nothing
-when they expire, and says so. The shapes are those of allmydata/storage/crawler.py and expirer.py, as
-allmydata/web/storage.py reads them.
+The index knows how many storage indexes have shares; store/expiry.py goes through the leases. The shapes are those of
+allmydata/storage/crawler.py and expirer.py, as allmydata/web/storage.py reads them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from typing import Any, Callable
 
-from twisted.logger import Logger
-
+from tahoe_s3.store.expiry import Expirer
 from tahoe_s3.store.index import Index
+from tahoe_s3.store.lease_account import nothing_recovered
 
-_log = Logger()
-_COUNTED = ("buckets", "shares", "sharebytes", "diskbytes")
-_OUTCOMES = ("actual", "original", "configured", "examined")
 _NO_CYCLE = {
     "cycle-in-progress": False,
     "estimated-time-per-cycle": None,
@@ -39,55 +34,67 @@ class SlotCounter:
 
 
 class LeaseChecker:
-    """Takes the place of the lease-checking crawler: what tahoe.cfg's expire.* asks for, and that nothing was done."""
+    """Takes the place of the lease-checking crawler: what the Expirer does, has done and is about to do."""
 
-    def __init__(
-        self,
-        *,
-        enabled: bool,
-        mode: str,
-        override_lease_duration: int | None,
-        cutoff_date: int | None,
-        sharetypes: Iterable[str],
-    ) -> None:
-        if mode not in ("age", "cutoff-date"):
-            raise ValueError(f"GC mode '{mode}' must be 'age' or 'cutoff-date'")
-        #: False, whatever was asked for: the status page must not claim that expired leases are removed.
-        self.expiration_enabled = False
-        self.mode = mode
-        self.override_lease_duration = override_lease_duration if mode == "age" else None
-        self.cutoff_date = cutoff_date if mode == "cutoff-date" else None
-        self.sharetypes_to_expire = tuple(sharetypes)
-        if enabled:
-            _log.warn(
-                "[storage]expire.enabled in tahoe.cfg is on, but this version of tahoe-s3 keeps shares whose leases "
-                "have expired; leases themselves are kept and renewed, so a later version can remove them"
-            )
+    def __init__(self, expirer: Expirer, *, now_s: Callable[[], float]) -> None:
+        policy = expirer.policy
+        self.expiration_enabled = policy.enabled
+        self.mode = policy.mode
+        self.override_lease_duration = policy.override_lease_duration_s
+        self.cutoff_date = policy.cutoff_date_s
+        self.sharetypes_to_expire = policy.sharetypes
+        self._expirer = expirer
+        self._account = expirer.account
+        self._now_s = now_s
 
     def get_state(self) -> dict[str, Any]:
-        cycle = {
-            "expiration-enabled": False,
-            "configured-expiration-mode": [
-                self.mode, self.override_lease_duration, self.cutoff_date, list(self.sharetypes_to_expire)
-            ],
-            "corrupt-shares": [],
-            "lease-age-histogram": [],
-            "leases-per-share-histogram": {},
-            "space-recovered": _nothing_recovered(),
-        }  # fmt: skip
-        return {
-            "history": {},
-            "current-cycle": None,
-            "last-cycle-finished": None,
-            "cycle-to-date": cycle,
-            "estimated-remaining-cycle": {"space-recovered": _nothing_recovered()},
-            "estimated-current-cycle": {"space-recovered": _nothing_recovered()},
+        """The keys with "cycle" in their names that hold counts are there during a cycle only, as in Tahoe.
+
+        "deletes-nothing-because" is ours: why shares whose leases have expired are kept at the moment, or None.
+        """
+        state = self._account.state
+        shown = {
+            "version": 1,
+            "last-cycle-finished": state.last_finished,
+            "current-cycle": state.cycle,
+            "current-cycle-start-time": state.started_s,
+            "history": dict(state.history),
+            "deletes-nothing-because": self._expirer.held_back or self._expirer.why_not(),
         }
+        if state.cycle is not None:
+            so_far = self._account.as_tahoe_shows()
+            so_far["expiration-enabled"] = self.expiration_enabled
+            so_far["configured-expiration-mode"] = self._expirer.policy.as_tahoe_shows
+            remaining, whole = self._estimates()
+            shown["cycle-to-date"] = so_far
+            shown["estimated-remaining-cycle"] = {"space-recovered": remaining}
+            shown["estimated-current-cycle"] = {"space-recovered": whole}
+        return shown
+
+    def _estimates(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What the rest of the cycle and all of it will have seen and recovered; None before anything is known."""
+        done = self._account.progress
+        if not done:
+            unknown = dict.fromkeys(nothing_recovered())
+            return unknown, dict(unknown)
+        so_far = self._account.state.recovered
+        remaining = {name: count * (1 - done) / done for name, count in so_far.items()}
+        return remaining, {name: count + remaining[name] for name, count in so_far.items()}
 
     def get_progress(self) -> dict[str, Any]:
-        return dict(_NO_CYCLE)
-
-
-def _nothing_recovered() -> dict[str, int]:
-    kinds = ("", "-mutable", "-immutable")
-    return {f"{outcome}-{what}{kind}": 0 for outcome in _OUTCOMES for what in _COUNTED for kind in kinds}
+        """See ShareCrawler.get_progress."""
+        state, next_s, now_s = self._account.state, self._expirer.next_step_s, self._now_s()
+        wait_s = None if next_s is None else max(0.0, next_s - now_s)
+        if state.cycle is None or state.started_s is None:
+            return {
+                "cycle-in-progress": False, "next-crawl-time": next_s, "remaining-wait-time": wait_s,
+                "estimated-time-per-cycle": state.last_took_s,
+            }  # fmt: skip
+        done, elapsed_s = self._account.progress, max(0.0, now_s - state.started_s)
+        return {
+            "cycle-in-progress": True,
+            "cycle-complete-percentage": 100.0 * done,
+            "estimated-cycle-complete-time-left": elapsed_s * (1 - done) / done if done else None,
+            "remaining-sleep-time": wait_s,
+            "estimated-time-per-cycle": state.last_took_s or (elapsed_s / done if done else None),
+        }

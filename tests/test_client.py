@@ -26,6 +26,7 @@ from tahoe_s3.client import (
     Page,
     S3Client,
     S3Error,
+    Throttled,
     open_client,
 )
 
@@ -265,6 +266,31 @@ async def test_keys_that_are_refused_are_told(s3server: S3Server, client: S3Clie
         await client.put(key, b"")
     s3server.settings.delete_errors = {client._prefix + "b": "AccessDenied"}
     assert await client.delete_many(["a", "b", "c"]) == [("b", "AccessDenied")]
+
+
+@ensureDeferred
+async def test_who_deletes_many_and_fails_may_have_deleted_some(s3server: S3Server, client: S3Client) -> None:
+    """One by one, or in a second thousand: what failed was not applied, but something was."""
+    keys = [f"{number:04}" for number in range(1001)]
+    for key in ("0000", "0001", "1000"):
+        await client.put(key, b"")
+    busy = s3server.fail("DeleteObjects", status=503, code="SlowDown", times=None)
+    with pytest.raises(Throttled) as caught:
+        await client.delete_many(keys, deadline_s=0.3)
+    assert caught.value.outcome == "not_applied"
+    s3server.rules.remove(busy)
+    s3server.hold("DeleteObjects", times=1).release()
+    s3server.fail("DeleteObjects", status=503, code="SlowDown", times=None)
+    with pytest.raises(Throttled) as caught:
+        await client.delete_many(keys, deadline_s=0.3)
+    assert caught.value.outcome == "unknown" and len(s3server.bucket.objects) == 1
+    s3server.clear_rules()
+    s3server.settings.multi_delete = False
+    await client.put("0000", b"")
+    s3server.fail("DeleteObject", key="0001", status=503, code="SlowDown", times=None)
+    with pytest.raises(Throttled) as caught:
+        await client.delete_many(["0000", "0001"], deadline_s=0.3)
+    assert caught.value.outcome == "unknown" and len(s3server.bucket.objects) == 1
 
 
 @ensureDeferred

@@ -13,6 +13,7 @@ from typing import Any, Callable
 
 import pytest
 import pytest_twisted
+from allmydata.storage.immutable import ShareFile
 from allmydata.storage.server import FoolscapStorageServer, StorageServer
 from foolscap.api import Referenceable, Tub, flushEventualQueue
 from twisted.internet import reactor
@@ -23,9 +24,11 @@ from twisted.python.reflect import qual
 
 from tahoe_s3.foolscap import S3FoolscapStorageServer
 from tahoe_s3.s3errors import Unavailable
+from tahoe_s3.server import S3StorageServer
 from tahoe_s3.wire import UNAVAILABLE_TEXT
 
 from .held_server import HeldServer
+from .store.helpers import Place
 
 SI = b"storage index 01"
 RENEW, CANCEL, ENABLER = b"r" * 32, b"c" * 32, b"e" * 32
@@ -321,16 +324,27 @@ async def test_errors_of_the_bucket(pair: Pair, errors: list[Any]) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_close_after_a_disk_error(pair: Pair) -> None:
+async def test_close_after_a_disk_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A write that the local disk refused would leave zeros: the pipelined close fails, and nothing is stored."""
-    _, writers = await pair.allocate({0})
-    gate = pair.server.gate
-    gate.fail("write", OSError(28, "No space left on device"))
-    sent = [writers[0].callRemote("write", 0, DATA), writers[0].callRemote("close")]
-    for d in sent:
-        assert (await failure_of(d))[0] == "builtins.OSError"
-    assert await pair.shares() == {}
-    assert pair.stock()._bucket_writers == {}
+    place = Place(tmp_path / "here")
+    server = S3StorageServer(str(tmp_path / "here"), b"\x00" * 20, clock=reactor, backend=place.store)
+    pair = Pair(server, S3FoolscapStorageServer(server))
+    await pair.connect()
+
+    def refuse(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    try:
+        _, writers = await pair.allocate({0})
+        monkeypatch.setattr(ShareFile, "write_share_data", refuse)
+        sent = [writers[0].callRemote("write", 0, DATA), writers[0].callRemote("close")]
+        for d in [*sent, writers[0].callRemote("close")]:
+            assert (await failure_of(d))[0] == "builtins.OSError"
+        assert await pair.shares() == {} and not place.client.objects
+        assert server._bucket_writers == {}
+    finally:
+        await pair.close()
+        await server.stopService()
 
 
 @pytest_twisted.ensureDeferred

@@ -10,6 +10,7 @@ from typing import Any, Callable
 
 from allmydata.storage.http_common import Secrets
 from allmydata.storage.http_server import HTTPServer
+from allmydata.storage.immutable import ShareFile
 from allmydata.util.cbor import dumps
 
 from tahoe_s3.http import S3HTTPServer
@@ -204,6 +205,26 @@ class ContractTests(HTTPTestCase):
 
     def test_long_mutable_reads(self) -> None:
         self.both(long_mutable_reads)
+
+    def test_a_write_that_the_disk_refused(self) -> None:
+        """Its bytes are zeros in the spool: the share is stored when they were sent again, and not before."""
+        talk = Talk(self.ours_on_a_bucket())
+        talk.allocate({0}, len(DATA))
+        write = ShareFile.write_share_data
+
+        def refuse(share: Any, offset: int, data: bytes) -> None:
+            write(share, offset, data[:10])
+            raise OSError(28, "No space left on device")
+
+        self.patch(ShareFile, "write_share_data", refuse)
+        self.assertEqual(talk.patch(0, 0, DATA[:100]).status, 500)
+        self.assertEqual(len(self.flushLoggedErrors(OSError)), 1)
+        self.patch(ShareFile, "write_share_data", write)
+        answer = talk.patch(0, 100, DATA[100:])
+        self.assertEqual((answer.status, answer.body), (200, dumps({"required": [{"begin": 0, "end": 100}]})))
+        self.assertEqual(talk.get(IMMUTABLE + "/0").status, 404)
+        self.assertEqual(talk.patch(0, 0, DATA[:100]).status, 201)
+        self.assertEqual(talk.get(IMMUTABLE + "/0").body, DATA)
 
     def test_every_route(self) -> None:
         """No route of Tahoe's is missing, with the methods it has there."""

@@ -13,29 +13,45 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Optional
 
 from tahoe_s3.store.keys import ShareId
 from tahoe_s3.store.leases import Lease, merge, pack, unpack
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 IMMUTABLE = "immutable"
 MUTABLE = "mutable"
 
 _KINDS = {0: None, 1: IMMUTABLE, 2: MUTABLE}
-_KIND_NUMBERS = {kind: number for number, kind in _KINDS.items()}
+KIND_NUMBERS = {kind: number for number, kind in _KINDS.items()}
 
+#: A lease's end in shares.expirations: so many digits, later ones as the latest that they can say.
+EXPIRATION_DIGITS = 12
+_MAX_EXPIRATION_S = 10**EXPIRATION_DIGITS - 1
+
+# `listed`: a listing told of the share first, so there may be a lease object that the listing missed, until somebody
+# asked. latest_s and expirations say of a share's leases, its container's and the lease object's together, what SQL
+# can count with (store/lease_account.py): when the last one ends, and when each does. NULL where any of them is not
+# known. In overlays, the same for the lease object alone.
 _SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE shares (
     si BLOB NOT NULL, shnum INTEGER NOT NULL, size INTEGER NOT NULL, etag TEXT NOT NULL,
     etag_is_sure INTEGER NOT NULL, modified_s INTEGER NOT NULL, kind INTEGER NOT NULL,
-    data_length INTEGER, leases BLOB, seen INTEGER NOT NULL, PRIMARY KEY (si, shnum)) WITHOUT ROWID;
+    data_length INTEGER, leases BLOB, seen INTEGER NOT NULL, latest_s INTEGER, expirations TEXT,
+    listed INTEGER NOT NULL, PRIMARY KEY (si, shnum)) WITHOUT ROWID;
 CREATE TABLE overlays (
-    si BLOB PRIMARY KEY, etag TEXT NOT NULL, modified_s INTEGER NOT NULL, leases BLOB, seen INTEGER NOT NULL
-    ) WITHOUT ROWID;
+    si BLOB PRIMARY KEY, etag TEXT NOT NULL, modified_s INTEGER NOT NULL, leases BLOB, seen INTEGER NOT NULL,
+    latest_s INTEGER) WITHOUT ROWID;
+"""
+_PUT_SHARE = """
+INSERT INTO shares VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (si, shnum) DO UPDATE SET
+    size=excluded.size, etag=excluded.etag, etag_is_sure=excluded.etag_is_sure, modified_s=excluded.modified_s,
+    kind=excluded.kind, data_length=excluded.data_length, leases=excluded.leases, seen=excluded.seen,
+    latest_s=excluded.latest_s, expirations=excluded.expirations
 """
 _SHARE_COLUMNS = "shnum, size, etag, etag_is_sure, modified_s, kind, data_length, leases"
 
@@ -65,6 +81,20 @@ class OverlayRow:
     etag: str
     modified_s: int
     leases: tuple[Lease, ...] | None
+
+
+_Ends = tuple[Optional[int], Optional[str]]
+_UNKNOWN_ENDS: _Ends = (None, None)
+
+
+def _ends(leases: Iterable[Lease], overlay: OverlayRow | None) -> _Ends:
+    """The last two columns of a share whose container has these leases. 0 is the end of the last of none."""
+    if overlay is not None:
+        if overlay.leases is None:
+            return _UNKNOWN_ENDS
+        leases = merge(leases, overlay.leases)
+    ends = [lease.expiration_s for lease in leases]
+    return max(ends, default=0), "".join(f"{min(end, _MAX_EXPIRATION_S):0{EXPIRATION_DIGITS}d}" for end in ends)
 
 
 class Index:
@@ -165,6 +195,20 @@ class Index:
     def _set_meta(self, name: str, value: str) -> None:
         self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
 
+    # for others of the store
+
+    def recall(self, name: str) -> str | None:
+        """What remember() was given; None after the index was emptied."""
+        return self._meta(f"of {name}")
+
+    def remember(self, name: str, value: str) -> None:
+        """Keep it as long as the rows here."""
+        self._set_meta(f"of {name}", value)
+
+    def query(self, sql: str, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        """The rows of a question of one's own. It must be short: the reactor waits."""
+        return self._db.execute(sql, parameters).fetchall()
+
     # shares
 
     def shares(self, storage_index: bytes) -> list[ShareRow]:
@@ -186,16 +230,18 @@ class Index:
         known = None if leases is None else tuple(unpack(leases))
         return ShareRow(shnum, size, etag, bool(sure), modified_s, _KINDS[kind], data_length, known)
 
-    def put_share(self, storage_index: bytes, row: ShareRow) -> None:
-        """What the bucket has acknowledged or shown."""
+    def put_share(self, storage_index: bytes, row: ShareRow, *, listed: bool = False) -> None:
+        """What the bucket has acknowledged or shown. `listed`: a listing did, and here is its first row."""
         known = self.share(storage_index, row.shnum)
         is_first = known is None and not self._has_shares(storage_index)
-        packed = None if row.leases is None else pack(row.leases)
+        packed, ends = None, _UNKNOWN_ENDS
+        if row.leases is not None:
+            packed, ends = pack(row.leases), _ends(row.leases, self.overlay(storage_index))
         self._db.execute(
-            "INSERT OR REPLACE INTO shares VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            _PUT_SHARE,
             (
                 storage_index, row.shnum, row.size, row.etag, int(row.etag_is_sure), row.modified_s,
-                _KIND_NUMBERS[row.kind], row.data_length, packed, self._seen,
+                KIND_NUMBERS[row.kind], row.data_length, packed, self._seen, *ends, int(listed),
             ),
         )  # fmt: skip
         self.slot_count += is_first
@@ -226,13 +272,36 @@ class Index:
 
     def put_overlay(self, storage_index: bytes, row: OverlayRow) -> None:
         packed = None if row.leases is None else pack(row.leases)
+        latest_s = _ends((), row)[0]
         self._db.execute(
-            "INSERT OR REPLACE INTO overlays VALUES (?, ?, ?, ?, ?)",
-            (storage_index, row.etag, row.modified_s, packed, self._seen),
+            "INSERT OR REPLACE INTO overlays VALUES (?, ?, ?, ?, ?, ?)",
+            (storage_index, row.etag, row.modified_s, packed, self._seen, latest_s),
         )
+        self._overlay_changed(storage_index, row)
 
     def drop_overlay(self, storage_index: bytes) -> None:
         self._db.execute("DELETE FROM overlays WHERE si=?", (storage_index,))
+        self._overlay_changed(storage_index, None)
+
+    def may_have_missed_overlay(self, storage_index: bytes) -> bool:
+        """Whether that there is no row of a lease object may be the fault of a listing that lagged."""
+        found = self._db.execute("SELECT 1 FROM shares WHERE si=? AND listed LIMIT 1", (storage_index,)).fetchone()
+        return found is not None
+
+    def has_no_overlay(self, storage_index: bytes) -> None:
+        """The bucket was asked for the lease object, and has none."""
+        self._db.execute("UPDATE shares SET listed=0 WHERE si=?", (storage_index,))
+
+    def _overlay_changed(self, storage_index: bytes, overlay: OverlayRow | None) -> None:
+        """Its leases are those of every share there."""
+        rows = self._db.execute(
+            "SELECT shnum, leases FROM shares WHERE si=? AND leases IS NOT NULL", (storage_index,)
+        ).fetchall()
+        for shnum, packed in rows:
+            self._db.execute(
+                "UPDATE shares SET latest_s=?, expirations=? WHERE si=? AND shnum=?",
+                (*_ends(unpack(packed), overlay), storage_index, shnum),
+            )
 
     def leases(self, storage_index: bytes, shnum: int) -> list[Lease]:
         """The leases of a share as far as they are known: its container's and the overlay's, merged."""
@@ -271,7 +340,7 @@ class Index:
                 "UPDATE shares SET seen=?, modified_s=? WHERE si=? AND shnum=?", (self._seen, modified_s, *where)
             )
             return
-        self.put_share(storage_index, ShareRow(shnum, size, etag, False, modified_s))
+        self.put_share(storage_index, ShareRow(shnum, size, etag, False, modified_s), listed=True)
 
     def confirm_overlays(self, found: Iterable[tuple[bytes, str, int]]) -> None:
         """(storage index, ETag, modified_s) of one page; the content is kept while the ETag is the same."""

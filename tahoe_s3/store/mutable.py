@@ -447,9 +447,7 @@ class MutableSlots:
                 store.cache.drop(share)
                 store.reads.forget(share)
             raise
-        store.index.drop_share(*share)
-        store.cache.drop(share)
-        store.share_changed(*share)
+        store.share_deleted(share)
 
     def _off_reactor(self, size: int, work: Callable[..., T], *arguments: Any) -> Deferred[T]:
         """Run it in the reactor's thread pool if it is long."""

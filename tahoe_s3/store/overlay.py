@@ -97,16 +97,20 @@ class Overlays:
 
     @inlineCallbacks
     def read(self, storage_index: bytes) -> Generator[Deferred[Any], Any, list[Lease]]:
-        """The overlay's leases: from the index, or with one GET where its content is not known. Under the lock."""
+        """The overlay's leases: from the index, or with one GET where its content is not known, or where only the
+        listing that the index was built from says that there is none, which may have lagged. Under the lock."""
         row = self._index.overlay(storage_index)
-        if row is None:
+        if row is None and not self._index.may_have_missed_overlay(storage_index):
             return []
-        if row.leases is not None:
+        if row is not None and row.leases is not None:
             return list(row.leases)
         key = lease_key(storage_index)
         try:
             got = yield self._client.get(key)
         except NotFound:
+            if row is None:
+                self._index.has_no_overlay(storage_index)
+                return []
             if row.etag and (yield self._is_listed(key)):
                 raise Unavailable(f"{key} is listed, but reading it said that it is not there") from None
             if row.etag:

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+from collections import Counter
 from collections.abc import Generator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable
 
@@ -21,17 +21,11 @@ from twisted.internet.defer import Deferred, DeferredList, inlineCallbacks, mayb
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from tahoe_s3.client import NotFound, ObjectInfo, S3Client, S3Error, Unavailable
+from tahoe_s3.client import NotFound, ObjectInfo, Priority, S3Client, S3Error, Unavailable
 from tahoe_s3.store.cache import MutableCache
-from tahoe_s3.store.containers import (
-    HEAD_BYTES,
-    MUTABLE_DATA_OFFSET,
-    DamagedContainerError,
-    parse_head,
-    parse_leases,
-)
 from tahoe_s3.store.index import Index, ShareRow
-from tahoe_s3.store.keys import ShareId, share_key, si_text
+from tahoe_s3.store.keys import OWNER_KEY, ShareId, share_key, si_text
+from tahoe_s3.store.learning import learn_leases
 from tahoe_s3.store.mutable import MutableSlots
 from tahoe_s3.store.overlay import Overlays
 from tahoe_s3.store.slots import Slots
@@ -43,10 +37,6 @@ VANISH_CHECKS_S = (30.0, 120.0, 300.0)
 #: Bytes of share data kept in memory for reads, and of whole mutable shares on local disk.
 READ_BUDGET_BYTES = 64 * 1024 * 1024
 CACHE_BUDGET_BYTES = 256 * 1024 * 1024
-#: Most bytes of one container's leases that are looked at.
-MAX_LEASE_BYTES = 1024 * 1024
-#: How often they are looked at again because the share was written meanwhile.
-LEARN_TRIES = 3
 #: Folder names that opening.py and this file agree on, below the node's storage folder.
 INCOMING = "incoming"
 CACHE = "cache"
@@ -85,6 +75,7 @@ class Store:
         if not index.was_kept:
             self.cache.clear()
         self.mutable = MutableSlots(self)
+        self._uploading: Counter[bytes] = Counter()
         self._background: set[Deferred[Any]] = set()
         self._vanishing: set[ShareId] = set()
         self._timers: set[DelayedCall] = set()
@@ -101,6 +92,18 @@ class Store:
     def refuse_more(self) -> None:
         """From here on nothing new is begun; what has begun goes on. The first step of stopping."""
         self._stopping = True
+
+    @property
+    def is_stopping(self) -> bool:
+        return self._stopping
+
+    def check_still_ours(self, *, priority: Priority) -> Deferred[None]:
+        """Ask the bucket whether this node may still write there; who deletes of its own accord asks right before.
+
+        The answer tells the service's time too. Fails with NotFound where the owner's mark is gone: then another node
+        may be about to take the bucket over; with another S3Error where nobody can tell.
+        """
+        return self.client.head(OWNER_KEY, priority=priority).addCallback(lambda _: None)
 
     @property
     def is_closed(self) -> bool:
@@ -127,7 +130,25 @@ class Store:
     def drop_spool(self, storage_index: bytes, shnum: int) -> None:
         self.spool_path(storage_index, shnum).unlink(missing_ok=True)
 
+    def upload_began(self, storage_index: bytes) -> None:
+        """A share of this storage index is being uploaded, until upload_ended() is called as often."""
+        self._uploading[storage_index] += 1
+
+    def upload_ended(self, storage_index: bytes) -> None:
+        self._uploading[storage_index] -= 1
+        if not self._uploading[storage_index]:
+            del self._uploading[storage_index]
+
+    def is_uploading(self, storage_index: bytes) -> bool:
+        return storage_index in self._uploading
+
     # changes
+
+    def share_deleted(self, share: ShareId) -> None:
+        """The bucket has deleted it. Under the lock."""
+        self.index.drop_share(*share)
+        self.cache.drop(share)
+        self.share_changed(*share)
 
     def share_changed(self, storage_index: bytes, shnum: int) -> None:
         """After a write or delete of a share: nothing that was read of it before is used again."""
@@ -146,42 +167,9 @@ class Store:
 
     # what a container says
 
-    @inlineCallbacks
-    def learn_leases(self, storage_index: bytes, shnum: int) -> Generator[Deferred[Any], Any, None]:
-        """Read the leases in a share's container into the index: its first bytes and its last ones."""
-        share = ShareId(storage_index, shnum)
-        for _ in range(LEARN_TRIES):
-            row = self.index.share(*share)
-            if row is None or row.leases is not None:
-                return
-            generation = self.slots.generation(*share)
-            try:
-                known: ShareRow = yield self._read_leases(share, row)
-            except DamagedContainerError:
-                if self.slots.generation(*share) == generation:
-                    raise
-                # Pieces of two versions, since it was written meanwhile.
-                continue
-            if self.slots.generation(*share) == generation and self.index.share(*share) is not None:
-                self.index.put_share(storage_index, known)
-
-    @inlineCallbacks
-    def _read_leases(self, share: ShareId, row: ShareRow) -> Generator[Deferred[Any], Any, ShareRow]:
-        """The row with all that the container says."""
-        name = share_key(*share)
-        front = yield self.reads.read(share, 0, min(row.size, MUTABLE_DATA_OFFSET))
-        head = parse_head(name, front[:HEAD_BYTES], object_size=row.size)
-        tail = yield self.reads.read(share, head.leases_offset, min(row.size - head.leases_offset, MAX_LEASE_BYTES))
-
-        def read(offset: int, length: int) -> bytes:
-            start = offset - head.leases_offset
-            part: bytes = tail[start : start + length] if start >= 0 else front[offset : offset + length]
-            return part
-
-        leases = parse_leases(name, head, read)
-        # The reads may have found out the ETag.
-        now = self.index.share(*share) or row
-        return replace(now, kind=head.kind, data_length=head.data_length, leases=leases)
+    def learn_leases(self, storage_index: bytes, shnum: int, *, priority: Priority = 1) -> Deferred[None]:
+        """Read the leases in a share's container into the index (store/learning.py)."""
+        return learn_leases(self, ShareId(storage_index, shnum), priority=priority)
 
     # shares that the index knows and the bucket seems to have lost
 

@@ -226,8 +226,11 @@ class ShareWriter(BucketWriter):
         self._store = store
         self._lease = Lease.from_tahoe(lease_info)
         self._outcome: list[Deferred[None]] = []
+        # Ranges of the data that the local disk refused to take, and how it said so.
+        self._refused: list[tuple[int, int, OSError]] = []
         path = store.spool_path(storage_index, shnum)
         super().__init__(ss, str(path), self.key, max_size, lease_info, clock)
+        store.upload_began(storage_index)
         self._spool = Spool(path)
         self._result: Any = None
         self._size = object_size(max_size)
@@ -250,6 +253,9 @@ class ShareWriter(BucketWriter):
             if self._parts is not None and self._parts.failure is not None:
                 return self._discard_failed(self._parts.failure)
             finished = super().write(offset, data)
+        except OSError as error:
+            self._refused.append((offset, offset + len(data), error))
+            return fail()
         except Exception:
             return fail()
         if self._parts is None:
@@ -277,10 +283,18 @@ class ShareWriter(BucketWriter):
     def _is_written(self, object_start: int, length: int) -> bool:
         start = max(0, object_start - IMMUTABLE_HEADER_BYTES)
         stop = min(self._max_size, object_start + length - IMMUTABLE_HEADER_BYTES)
-        if stop <= start:
-            return True
+        return stop <= start or self._has_data(start, stop)
+
+    def _has_data(self, start: int, stop: int) -> bool:
         written = sum(chunk.stop - chunk.start for chunk in self._already_written.ranges(start, stop))
         return bool(written == stop - start)
+
+    def _disk_failure(self) -> OSError | None:
+        """Why bytes are missing that a client has sent: the disk refused them, and they were not sent again since.
+
+        They would be zeros in the share. A client that pipelines sends its close before it hears of that.
+        """
+        return next((error for start, stop, error in self._refused if not self._has_data(start, stop)), None)
 
     # the end, well or not
 
@@ -289,6 +303,10 @@ class ShareWriter(BucketWriter):
         if not self.closing:
             if self.closed:
                 return fail(self._why_over())
+            refused = self._disk_failure()
+            if refused is not None:
+                self._discard()
+                return fail(refused)
             self.closing = True
             if self._timeout.active():
                 self._timeout.cancel()
@@ -301,7 +319,7 @@ class ShareWriter(BucketWriter):
     def _why_over(self) -> Exception:
         """For a call that comes after the end."""
         failure = None if self._parts is None else self._parts.failure
-        return AssertionError(f"{self!r} has ended") if failure is None else failure
+        return self._disk_failure() or failure or AssertionError(f"{self!r} has ended")
 
     def _share_outcome(self) -> Deferred[None]:
         waiter: Deferred[None] = Deferred(lambda _: None)
@@ -401,6 +419,7 @@ class ShareWriter(BucketWriter):
     def _release(self) -> None:
         """Give back the spool file and the timer."""
         self._sharefile: Any = None
+        self._store.upload_ended(self.storage_index)
         if self._timeout.active():
             self._timeout.cancel()
         self._spool.close()

@@ -102,7 +102,7 @@ async def open_here(reactor: Any, server: S3Server, folder: Path, **options: Any
     """Opens the bucket as a node's start does. `options` are config_for's."""
     clock = ClockedReactor(reactor)
     config = config_for(server, **options)
-    settings = NodeSettings(nickname="here", readonly=False, reserved_space_bytes=0, has_permutation_seed=True)
+    settings = NodeSettings(has_permutation_seed=True)
     storage_dir = folder / "storage"
     store = await open_storage(clock, config, nodeid=NODE_ID, storage_dir=storage_dir, settings=settings)
     storage = S3StorageServer(str(storage_dir), NODE_ID, clock=clock, backend=store)

@@ -93,9 +93,12 @@ def mutable_object(data: bytes, *, leases: int = 1, version: int = 2) -> bytes:
 class Place:
     """A store, its client, clock and index."""
 
-    def __init__(self, folder: Path, *, client: MemoryClient | None = None, part_bytes: int = PART_BYTES) -> None:
+    def __init__(
+        self, folder: Path, *, client: MemoryClient | None = None, part_bytes: int = PART_BYTES, start_s: float = 0.0
+    ) -> None:
         self.client = client or MemoryClient()
         self.clock = Clock()
+        self.clock.advance(start_s)
         self.index = Index(folder / "index.sqlite", identity="bucket")
         self.store = Store(
             reactor=self.clock, client=self.client.as_client(), index=self.index, local_dir=folder,
@@ -106,7 +109,7 @@ class Place:
         """An object in the bucket that the index knows, of which nothing but the listing was seen."""
         stored = self.client.store(share_key(si, shnum), data, **details)
         etag = stored.etag if sure else stored.listed_etag or stored.etag
-        self.index.put_share(si, ShareRow(shnum, len(data), etag, sure, stored.modified_s))
+        self.index.put_share(si, ShareRow(shnum, len(data), etag, sure, stored.modified_s), listed=True)
         return ShareId(si, shnum)
 
     def row(self, shnum: int = 0, si: bytes = SI) -> ShareRow:

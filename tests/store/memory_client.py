@@ -245,15 +245,31 @@ class MemoryClient:
         self.budget_bytes = budget_bytes
         self.etag_of: Callable[[bytes], str] = lambda data: hashlib.md5(data).hexdigest()
         self.closed = False
+        #: Keys that a multi-delete does not delete, and the codes it gives for them.
+        self.delete_errors: dict[str, str] = {}
+        #: Whether the service has answered anything; where not, nobody knows its time.
+        self.answered = False
+        #: How far its clock is ahead of the one it follows.
+        self.ahead_s = 0.0
+        self._clock: Any = None
         self._failing: list[_Failing] = []
         self._waiting: list[_Get] = []
         self._serial = 0
 
     # for tests
 
+    def follow(self, clock: Any) -> None:
+        """From here on the service's time is the clock's, plus `ahead_s`."""
+        self._clock = clock
+
+    @property
+    def clock_difference_s(self) -> float | None:
+        """As the real client's: None before the first answer, and where the service follows no clock."""
+        return self.ahead_s if self.answered and self._clock is not None else None
+
     def store(self, key: str, data: bytes, *, etag: str | None = None, listed_etag: str | None = None) -> Stored:
         """Put an object there behind everybody's back, with no request."""
-        self.now_s += 1
+        self.now_s = self.now_s + 1 if self._clock is None else int(self._clock.seconds() + self.ahead_s)
         self.objects[key] = Stored(data, etag or self.etag_of(data), self.now_s, listed_etag)
         return self.objects[key]
 
@@ -286,6 +302,7 @@ class MemoryClient:
 
     def count(self, operation: str, key: str) -> _Failing | None:
         """Note a request; the failure that was ordered for it, if any."""
+        self.answered = True
         self.requests[operation] += 1
         self.counters.requests[operation] = self.counters.requests.get(operation, 0) + 1
         self.keys_asked.append((operation, key))
@@ -439,8 +456,9 @@ class MemoryClient:
 
         def apply() -> list[tuple[str, str]]:
             for key in wanted:
-                self.objects.pop(key, None)
-            return []
+                if key not in self.delete_errors:
+                    self.objects.pop(key, None)
+            return [(key, self.delete_errors[key]) for key in wanted if key in self.delete_errors]
 
         for _ in range(0, max(0, len(wanted) - MAX_KEYS), MAX_KEYS):
             self.count("DeleteObjects", "")

@@ -41,9 +41,10 @@ class ServerPlace(Place):
     """A server, its store, client, clock and index."""
 
     def __init__(
-        self, folder: Path, *, client: MemoryClient | None = None, part_bytes: int = PART_BYTES, **options: Any
-    ) -> None:
-        super().__init__(folder, client=client, part_bytes=part_bytes)
+        self, folder: Path, *, client: MemoryClient | None = None, part_bytes: int = PART_BYTES, start_s: float = 0.0,
+        **options: Any,
+    ) -> None:  # fmt: skip
+        super().__init__(folder, client=client, part_bytes=part_bytes, start_s=start_s)
         self.server = S3StorageServer(str(folder), NODEID, clock=self.clock, backend=self.store, **options)
 
     def key(self, shnum: int = 0, si: bytes = SI) -> str:

@@ -25,6 +25,8 @@ KEY = lease_key(SI)
 def place(tmp_path: Path) -> Iterator[Place]:
     made = Place(tmp_path)
     made.add(b"a share")
+    # As for a share that was stored here, and not only listed.
+    made.index.has_no_overlay(SI)
     yield made
     made.index.abandon()
 
@@ -93,6 +95,27 @@ def test_those_that_arrive_meanwhile_share_the_next_write(place: Place) -> None:
     assert [now(other) for other in others[:3] + others[4:]] == [None] * 27
     assert place.client.requests == {"PutObject": 2}
     assert in_bucket(place) == expected(*map(lease, range(1, 30))), "also of the one who did not wait"
+
+
+def test_a_lease_object_that_a_listing_missed_is_not_overwritten(place: Place) -> None:
+    """A share that only a listing told of: whether it has a lease object is asked once, before one is written."""
+    si = bytes(reversed(SI))
+    place.add(b"a share", si=si)
+    stored = place.client.store(lease_key(si), overlay_to_json([lease(1, 5000)]))
+    assert now(place.store.overlay.add(si, lease(2))) is None
+    assert place.client.requests == {"GetObject": 1, "PutObject": 1} and place.client.objects[lease_key(si)] != stored
+    found = overlay_from_json(place.client.objects[lease_key(si)].data)
+    assert {one.renew_hash: one.expiration_s for one in found} == expected(lease(1, 5000), lease(2))
+
+
+def test_that_there_is_no_lease_object_is_asked_once(place: Place) -> None:
+    si = bytes(reversed(SI))
+    place.add(b"a share", si=si)
+    place.client.fail("PutObject", Throttled)
+    assert isinstance(error_of(place.store.overlay.add(si, lease(1))), Throttled)
+    assert place.client.requests == {"GetObject": 1, "PutObject": 1}
+    assert now(place.store.overlay.add(si, lease(1))) is None
+    assert place.client.requests == {"GetObject": 1, "PutObject": 2}
 
 
 def test_an_unknown_overlay_is_read_first(place: Place) -> None:

@@ -438,6 +438,33 @@ def test_no_room_on_the_spools_disk(place: ServerPlace, monkeypatch: pytest.Monk
     now(writers[0].close())
 
 
+@pytest.mark.parametrize("size", [500, 3 * PART])
+def test_bytes_that_the_disk_refused_are_not_zeros(
+    place: ServerPlace, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that pipelines sends its close before it hears: that must fail, unless the bytes came after all."""
+    data = pattern(size)
+
+    def refuse(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    for shnum, again in ((0, False), (1, True)):
+        writer = writer_of(place, size, shnum)
+        now(writer.write(0, data[:100]))
+        monkeypatch.setattr(ShareFile, "write_share_data", refuse)
+        assert isinstance(error_of(writer.write(100, data[100:300])), OSError)
+        monkeypatch.undo()
+        now(writer.write(300, data[300:]))
+        if again:
+            now(writer.write(100, data[100:300]))
+            assert now(writer.close()) is None
+            assert place.object(1)[HEADER_BYTES : HEADER_BYTES + size] == data
+        else:
+            assert isinstance(error_of(writer.close()), OSError) and writer.closed
+            assert isinstance(error_of(writer.close()), OSError)
+            assert not place.client.objects and not place.client.uploads
+
+
 def test_what_is_not_being_sent_holds_no_file_open(
     place: ServerPlace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -83,7 +83,7 @@ def install(service: Service) -> None:
         )
 
     def make_server(storedir: str, nodeid: bytes, *, clock: WatchingReactor) -> S3StorageServer:
-        settings = NodeSettings(nickname="", readonly=False, reserved_space_bytes=0, has_permutation_seed=True)
+        settings = NodeSettings(has_permutation_seed=True)
         opening = open_storage(clock, config(), nodeid=nodeid, storage_dir=Path(storedir), settings=settings)
         return S3StorageServer(storedir, nodeid, clock=clock, backend=clock.wait_for(opening))
 
