@@ -20,6 +20,7 @@
 #include "net/ts3_verdict.h"
 
 #define LOOP_EVENTS 64
+#define LOOP_ENDED 16 /* requests that have ended before their events are told, at the most */
 #define IDLE_US ((int64_t)TS3_SLOT_IDLE_S * 1000000)
 #define LOOP_SLEEP_MS                                                                              \
     60000 /* the longest poll; there is nothing to do then, it only bounds the arithmetic */
@@ -81,6 +82,7 @@ static void init_plain(struct ts3_loop *loop, struct ts3_engine *engine)
     loop->epoll_fd = -1;
     loop->curl_due_us = TS3_TIMER_NEVER;
     ts3_list_init(&loop->all);
+    ts3_list_init(&loop->ended);
     for (int i = 0; i < TS3_PRIORITIES; i++) {
         ts3_list_init(&loop->body_queue[i]);
         ts3_list_init(&loop->ready_queue[i]);
@@ -186,6 +188,16 @@ void ts3_loop_again(struct ts3_loop *loop, struct ts3_request *request, int64_t 
     ts3_timers_set(&loop->timers, &request->phase_alarm.timer, loop->now_us + delay_ms * 1000);
 }
 
+/* Every event that is told by itself wakes the caller's thread, at a cost like a request's own;
+ * telling of several at once keeps that off the loop. */
+static void tell_ended(struct ts3_loop *loop)
+{
+    if (loop->ended_count == 0)
+        return;
+    loop->ended_count = 0;
+    ts3_engine_finish(loop->engine, &loop->ended);
+}
+
 static void release(struct ts3_loop *loop, struct ts3_request *request)
 {
     bool failed = request->event.failed;
@@ -196,7 +208,9 @@ static void release(struct ts3_loop *loop, struct ts3_request *request)
     loop->live--;
     request->stage = TS3_STAGE_ENDED;
     atomic_fetch_add(failed ? &loop->failed : &loop->succeeded, 1);
-    ts3_engine_emit(loop->engine, request, true);
+    ts3_list_push(&loop->ended, &request->queue);
+    if (++loop->ended_count >= LOOP_ENDED)
+        tell_ended(loop);
 }
 
 void ts3_loop_end(struct ts3_loop *loop, struct ts3_request *request, bool failed)
@@ -421,6 +435,7 @@ static void turn(struct ts3_loop *loop)
     act(loop, events, count);
     run_curl_timer(loop);
     (void)take_finished(loop);
+    tell_ended(loop);
     if (posted)
         take_posted(loop);
     fire_timers(loop);
@@ -428,6 +443,7 @@ static void turn(struct ts3_loop *loop)
     uint32_t connecting = loop->connecting;
     run_curl_timer(loop); /* what was started goes out now, not a poll later */
     bool room = take_finished(loop) || loop->connecting < connecting;
+    tell_ended(loop);
     loop->hurry = room && ts3_schedule_waits(loop);
     if (loop->sockets.idle_count > 0 && loop->idle_timer.slot == 0)
         ts3_timers_set(&loop->timers, &loop->idle_timer, loop->now_us + IDLE_US);

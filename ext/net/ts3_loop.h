@@ -52,6 +52,8 @@ struct ts3_loop {
     struct ts3_link body_queue[TS3_PRIORITIES];  /* STAGE_BODY */
     struct ts3_link ready_queue[TS3_PRIORITIES]; /* STAGE_READY */
     size_t live;                                 /* in all */
+    struct ts3_link ended; /* requests whose final event was not told yet, within a turn */
+    size_t ended_count;
     uint32_t places;                             /* max_connections */
     uint32_t active;                             /* in libcurl's hands */
     uint32_t connecting;                         /* of those, without a connection yet */
