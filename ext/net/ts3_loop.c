@@ -21,6 +21,7 @@
 
 #define LOOP_EVENTS 64
 #define LOOP_ENDED 16 /* requests that have ended before their events are told, at the most */
+#define LOOP_LOOK_US 200 /* for so long is it known which idle sockets are readable */
 #define IDLE_US ((int64_t)TS3_SLOT_IDLE_S * 1000000)
 #define LOOP_SLEEP_MS                                                                              \
     60000 /* the longest poll; there is nothing to do then, it only bounds the arithmetic */
@@ -384,6 +385,17 @@ static int sleep_ms(const struct ts3_loop *loop, bool posted)
     return wait_us <= 0 ? 0 : (int)((wait_us + 999) / 1000);
 }
 
+/* Idle connections that have something to say first: libcurl may start a transfer on one while it
+ * works on another socket of the same turn. */
+static void drop_stale(struct ts3_loop *loop, struct epoll_event *events, int count)
+{
+    if (loop->sockets.idle_count == 0)
+        return;
+    for (int i = 0; i < count; i++)
+        if (ts3_sockets_readable(&loop->sockets, events[i].data.fd))
+            events[i].data.fd = loop->shared->wake_fd; /* done with */
+}
+
 static void act(struct ts3_loop *loop, const struct epoll_event *events, int count)
 {
     int running;
@@ -394,6 +406,8 @@ static void act(struct ts3_loop *loop, const struct epoll_event *events, int cou
                    (what & (EPOLLERR | EPOLLHUP) ? CURL_CSELECT_ERR : 0);
         if (events[i].data.fd != loop->shared->wake_fd)
             (void)curl_multi_socket_action(loop->multi, events[i].data.fd, bits, &running);
+        if ((i + 1) % LOOP_ENDED == 0 && take_finished(loop))
+            tell_ended(loop); /* the caller can go on while the rest is being looked at */
     }
 }
 
@@ -411,6 +425,17 @@ static void run_curl_timer(struct ts3_loop *loop)
     if (loop->curl_due_us == TS3_TIMER_NEVER &&
         curl_multi_timeout(loop->multi, &left_ms) == CURLM_OK && left_ms >= 0)
         loop->curl_due_us = real_us() + (left_ms > 0 ? (int64_t)left_ms * 1000 : 1000);
+}
+
+/* The epoll set told at the turn's beginning which idle sockets are readable; in a long turn that is
+ * no longer fresh. */
+void ts3_loop_look(struct ts3_loop *loop)
+{
+    int64_t now_us = real_us();
+    if (now_us - loop->looked_us < LOOP_LOOK_US)
+        return;
+    ts3_sockets_sweep(&loop->sockets);
+    loop->looked_us = now_us;
 }
 
 static bool has_fd(const struct epoll_event *events, int count, int fd)
@@ -432,6 +457,8 @@ static void turn(struct ts3_loop *loop)
     int64_t begun_us = real_us();
     posted = ts3_shared_awake(loop->shared, has_fd(events, count, loop->shared->wake_fd));
     loop->now_us = loop->clock->mono_us(loop->clock->ctx);
+    loop->looked_us = count < LOOP_EVENTS ? begun_us : begun_us - LOOP_LOOK_US;
+    drop_stale(loop, events, count);
     act(loop, events, count);
     run_curl_timer(loop);
     (void)take_finished(loop);

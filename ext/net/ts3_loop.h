@@ -69,6 +69,7 @@ struct ts3_loop {
     uint32_t connect_ms;
     int64_t now_us;      /* the engine's clock, once a turn */
     int64_t curl_due_us; /* libcurl's own timer, on the real clock; TS3_TIMER_NEVER */
+    int64_t looked_us;   /* when it was known which idle sockets are readable, on the real clock */
     bool hurry; /* places were given back after the last scheduling: do not sleep before the next */
     bool closing;
     atomic_int_fast64_t skew_s;
@@ -90,6 +91,8 @@ void *ts3_loop_main(void *loop);
 
 /* --- for the other files of the loop's thread --- */
 
+/* Sees to it that no idle connection has unread input, to the best of what can be known. */
+void ts3_loop_look(struct ts3_loop *loop);
 /* Begins a phase of the active attempt, with its timer. */
 void ts3_loop_phase(struct ts3_loop *loop, struct ts3_request *request, enum ts3_phase phase);
 /* Puts a request (in no queue) where its next attempt starts from: at once, or after a delay. */

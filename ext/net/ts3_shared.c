@@ -8,7 +8,34 @@
 #include <errno.h>
 #include <stdint.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <unistd.h>
+
+static size_t page_bytes(void)
+{
+    return (size_t)sysconf(_SC_PAGESIZE);
+}
+
+static volatile unsigned char *map_mine(void)
+{
+#ifdef MADV_WIPEONFORK
+    void *page = mmap(NULL, page_bytes(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (page == MAP_FAILED)
+        return NULL;
+    if (madvise(page, page_bytes(), MADV_WIPEONFORK) == 0) {
+        *(volatile unsigned char *)page = 1;
+        return page;
+    }
+    (void)munmap(page, page_bytes());
+#endif
+    return NULL;
+}
+
+static void unmap_mine(struct ts3_shared *shared)
+{
+    if (shared->mine != NULL)
+        (void)munmap((void *)shared->mine, page_bytes());
+}
 
 enum ts3_err ts3_shared_new(const struct ts3_alloc *alloc, size_t limit_bytes,
                             struct ts3_shared **shared)
@@ -19,8 +46,10 @@ enum ts3_err ts3_shared_new(const struct ts3_alloc *alloc, size_t limit_bytes,
     made->alloc = alloc;
     made->limit_bytes = limit_bytes;
     made->pid = getpid();
+    made->mine = map_mine();
     made->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (made->wake_fd < 0) {
+        unmap_mine(made);
         ts3_alloc_free(alloc, made);
         return TS3_EIO;
     }
@@ -43,12 +72,13 @@ void ts3_shared_unref(struct ts3_shared *shared)
     if (atomic_fetch_sub(&shared->refs, 1) != 1)
         return;
     close(shared->wake_fd);
+    unmap_mine(shared);
     ts3_alloc_free(shared->alloc, shared);
 }
 
 bool ts3_shared_forked(const struct ts3_shared *shared)
 {
-    return getpid() != shared->pid;
+    return shared->mine != NULL ? *shared->mine == 0 : getpid() != shared->pid;
 }
 
 void ts3_shared_wake(struct ts3_shared *shared)

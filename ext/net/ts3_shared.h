@@ -18,7 +18,10 @@
 struct ts3_shared {
     const struct ts3_alloc *alloc;
     size_t limit_bytes;
-    pid_t pid;   /* who made it; a forked child must touch nothing */
+    pid_t pid; /* who made it; a forked child must touch nothing */
+    /* A page that the kernel clears in a forked child, which is cheaper to ask than it; NULL where
+     * there is no such thing (before Linux 4.14). */
+    volatile unsigned char *mine;
     int wake_fd; /* eventfd in the loop's epoll set */
     atomic_size_t used_bytes;
     atomic_uint refs;
