@@ -291,6 +291,8 @@ static void fire_timers(struct ts3_loop *loop)
     while ((timer = ts3_timers_pop(&loop->timers, loop->now_us)) != NULL) {
         if (timer == &loop->idle_timer) {
             ts3_sockets_expire(&loop->sockets, loop->now_us - IDLE_US);
+            if (loop->live == 0)
+                ts3_blocks_trim(&loop->shared->blocks, 0);
             continue;
         }
         struct ts3_alarm *alarm = TS3_MEMBER(timer, struct ts3_alarm, timer);

@@ -48,10 +48,13 @@ enum ts3_err ts3_shared_new(const struct ts3_alloc *alloc, size_t limit_bytes,
     made->pid = getpid();
     made->mine = map_mine();
     made->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (made->wake_fd < 0) {
+    enum ts3_err err = made->wake_fd < 0 ? TS3_EIO : ts3_blocks_init(&made->blocks, alloc);
+    if (err != TS3_OK) {
+        if (made->wake_fd >= 0)
+            close(made->wake_fd);
         unmap_mine(made);
         ts3_alloc_free(alloc, made);
-        return TS3_EIO;
+        return err;
     }
     atomic_init(&made->used_bytes, 0);
     atomic_init(&made->refs, 1);
@@ -72,6 +75,7 @@ void ts3_shared_unref(struct ts3_shared *shared)
     if (atomic_fetch_sub(&shared->refs, 1) != 1)
         return;
     close(shared->wake_fd);
+    ts3_blocks_free(&shared->blocks);
     unmap_mine(shared);
     ts3_alloc_free(shared->alloc, shared);
 }
@@ -128,4 +132,22 @@ void ts3_shared_discharge(struct ts3_shared *shared, size_t bytes)
     atomic_fetch_sub(&shared->used_bytes, bytes);
     if (atomic_load(&shared->wanted))
         ts3_shared_wake(shared);
+}
+
+/* How much may be kept for later, beside what is used. */
+static size_t room_bytes(const struct ts3_shared *shared)
+{
+    size_t used = atomic_load(&shared->used_bytes);
+    return used < shared->limit_bytes ? shared->limit_bytes - used : 0;
+}
+
+enum ts3_err ts3_shared_take(struct ts3_shared *shared, size_t bytes, struct ts3_block *block)
+{
+    return ts3_blocks_take(&shared->blocks, bytes, room_bytes(shared), block);
+}
+
+void ts3_shared_give(struct ts3_shared *shared, struct ts3_block *block)
+{
+    /* It is still charged. */
+    ts3_blocks_give(&shared->blocks, room_bytes(shared) + block->size_bytes, block);
 }
