@@ -444,7 +444,10 @@ enum ts3_err ts3_engine_stats(struct ts3_engine *engine, struct ts3_engine_stats
     stats->in_flight = atomic_load(&loop->in_flight);
     stats->budget_used_bytes = atomic_load(&engine->shared->used_bytes);
     stats->budget_bytes = engine->shared->limit_bytes;
-    stats->loop_max_us = atomic_exchange(&loop->busy_max_us, 0);
+    struct ts3_hist_summary busy = ts3_hist_take(&loop->busy);
+    stats->loop_turns = busy.count;
+    stats->loop_p999_us = busy.p999_us;
+    stats->loop_max_us = busy.max_us;
     stats->skew_s = atomic_load(&loop->skew_s);
     stats->skew_adopted = atomic_load(&loop->skew_adopted);
     const char *region = atomic_load(&loop->region_adopted) ? loop->region : loop->site->region;

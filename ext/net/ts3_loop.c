@@ -476,9 +476,7 @@ static void turn(struct ts3_loop *loop)
     loop->hurry = room && ts3_schedule_waits(loop);
     if (loop->sockets.idle_count > 0 && loop->idle_timer.slot == 0)
         ts3_timers_set(&loop->timers, &loop->idle_timer, loop->now_us + IDLE_US);
-    uint64_t busy_us = (uint64_t)(real_us() - begun_us);
-    if (busy_us > atomic_load_explicit(&loop->busy_max_us, memory_order_relaxed))
-        atomic_store_explicit(&loop->busy_max_us, busy_us, memory_order_relaxed);
+    ts3_hist_add(&loop->busy, (uint64_t)(real_us() - begun_us));
 }
 
 void *ts3_loop_main(void *arg)

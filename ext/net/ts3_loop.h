@@ -17,6 +17,7 @@
 
 #include "core/ts3_retry.h"
 #include "core/ts3_sigv4.h"
+#include "net/ts3_hist.h"
 #include "net/ts3_request.h"
 #include "net/ts3_slot.h"
 #include "net/ts3_sockets.h"
@@ -82,7 +83,7 @@ struct ts3_loop {
     atomic_uint_fast64_t failed;
     atomic_uint_fast64_t bytes_up;
     atomic_uint_fast64_t bytes_down;
-    atomic_uint_fast64_t busy_max_us;
+    struct ts3_hist busy; /* how long each turn was away from its poll */
 };
 
 enum ts3_err ts3_loop_init(struct ts3_loop *loop, struct ts3_engine *engine);
