@@ -47,7 +47,7 @@ def _one(who: str, what: str, server: NullServer) -> float:
     """Prints a line; gives MiB above the baseline."""
     with tempfile.TemporaryDirectory(prefix="tahoe-s3-memory-") as folder:
         told = child("contest.memory_child", who, what, server.url, server.site.ca_file or "", folder)
-    above = (told["peak"] - told["baseline"]) / MIB
+    above: float = (told["peak"] - told["baseline"]) / MIB
     budget = f"{BUDGET_BYTES / MIB:.0f}" if who == "ours" else "-"
     print(f"  {WHATS[what]:<30}{who:<10}{above:>14.1f}{budget:>10}{told['baseline'] / MIB:>10.1f}"
           f"{told['moved'] / 1e6 / told['seconds']:>9.0f}", flush=True)

@@ -102,9 +102,8 @@ class Minio(Threads):
 class Obstore:
     """Its coroutines; its blocking calls where one request at a time is asked for."""
 
-    name = "obstore"
-
     def __init__(self, site: Site, *, signed: bool = True) -> None:
+        self.name = "obstore" if signed else "obstore, unsigned payload"
         self.payload: Payload = "signed" if signed else "unsigned"
         self._api = importlib.import_module("obstore")
         # It trusts what the system trusts, which it learns from SSL_CERT_FILE where that is set.

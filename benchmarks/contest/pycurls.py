@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """pycurl, three ways. Wheels of pycurl bring a libcurl of their own, newer than many systems'; built from source it
 uses the system's, as the engine does. Unsigned it knows nothing of S3; the wheel's libcurl can sign by itself
-(CURLOPT_AWS_SIGV4), which the system's of Debian 12 cannot do rightly for S3."""
+(CURLOPT_AWS_SIGV4); that of Debian 12 does so without x-amz-content-sha256, which S3 refuses."""
 from __future__ import annotations
 
 import importlib

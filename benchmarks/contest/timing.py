@@ -35,12 +35,14 @@ Turn = Callable[[int], Union[Spent, "Deferred[Any]", None]]
 @dataclass
 class Entrant:
     """One line of a row. `rates` are things a second, `cpu` CPU seconds a thing, and `busy` the part of the time that
-    the null server's thread was running, one of each for every round. `note` is printed behind the name."""
+    the null server's thread was running, one of each for every round. `note` is printed behind the name. `signs`:
+    it is a client of S3, whose requests are signed."""
 
     name: str
     turn: Turn
     ours: bool = False
     note: str = ""
+    signs: bool = True
     count: int = 0
     rates: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)

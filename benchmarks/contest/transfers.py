@@ -2,7 +2,8 @@
 """The rows of GETs and PUTs: small ones, one at a time, streams; plain and over TLS.
 
 What a PUT says of its body decides whom it may be compared with: lines of a row of PUTs have "signed" (its SHA-256
-was computed), "unsigned" (UNSIGNED-PAYLOAD) or "none" (no signature at all) behind the name.
+was computed), "unsigned" (UNSIGNED-PAYLOAD) or "none" (no signature at all) behind the name. Lines of a row of GETs
+have "no S3" there where requests are not signed.
 """
 from __future__ import annotations
 
@@ -32,8 +33,8 @@ def _entrants(contenders: Sequence[Contender], load: Load) -> list[Entrant]:
         return lambda count: contender.run(load, count)
 
     return [
-        Entrant(one.name, turn(one), isinstance(one, (Drained, Deferreds)),
-                note=one.payload if load.method == "PUT" else "")
+        Entrant(one.name, turn(one), isinstance(one, (Drained, Deferreds)), signs=one.payload != "none",
+                note=one.payload if load.method == "PUT" else "no S3" if one.payload == "none" else "")
         for one in contenders
     ]
 
@@ -79,7 +80,7 @@ def plain_rows(
         return rows
     bare = bare_ways(folder, server.site)
     mine, rest = ours(reactor, server.site), others(server.site)
-    unsigned = [one for one in others(server.site, signed=False) if one.name == "obstore"]
+    unsigned = [one for one in others(server.site, signed=False) if one.name.startswith("obstore")]
     for method in ("GET", "PUT"):
         name = method.lower()
         if f"{name}-small" in wanted:
