@@ -95,9 +95,9 @@ def _read_share(reader: Any) -> Generator[Deferred[Any], Any, None]:
     yield reader.read(0, 1024)
     yield reader.read(TRANSFER_BYTES - CONTAINER_BYTES - 5000, 600)
     for offset in range(0, READER_BYTES, BLOCK_BYTES):
-        data = yield reader.read(offset, BLOCK_BYTES)
-        if len(data) != BLOCK_BYTES:
-            raise ValueError(f"{len(data)} bytes came")
+        came = len((yield reader.read(offset, BLOCK_BYTES)))  # kept by nobody, as when it is sent on
+        if came != BLOCK_BYTES:
+            raise ValueError(f"{came} bytes came")
 
 
 def _readers(reactor: Any, client: Any, folder: Path) -> tuple[Any, list[Any]]:
