@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Ours and the alternatives side by side, in one run, against a null S3 server: see README.rst.
 
-    python benchmarks/compare.py [--seconds 8] [--gigabytes 1] [--rows sign,parse,...]
+    python benchmarks/compare.py [--seconds 20] [--gigabytes 1] [--rows sign,parse,...]
 
 Needs a C compiler, the libraries' headers, and an interpreter that has tahoe-s3 and benchmarks/requirements.txt.
 `make bench-compare` sees to all of it. Ends with a table of the goals; the exit status does not depend on them.
@@ -100,7 +100,7 @@ def run(reactor: Any, given: argparse.Namespace) -> Generator[Deferred[Any], Any
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=10, help="for each row, about; three rounds at least")
+    parser.add_argument("--seconds", type=float, default=20, help="for each row, about; three rounds at least")
     parser.add_argument("--gigabytes", type=float, default=1, help="of each turn of the streaming rows")
     parser.add_argument("--keys", type=int, default=1_000_000, help="of the bucket that is listed slowly")
     parser.add_argument("--rows", default="", help=f"some of {','.join(ROWS)}")
