@@ -22,6 +22,7 @@
 #define LOOP_EVENTS 64
 #define LOOP_ENDED 16 /* requests that have ended before their events are told, at the most */
 #define LOOP_LOOK_US 200 /* for so long is it known which idle sockets are readable */
+#define LOOP_SLICE_US 1000 /* for so long are sockets worked on in one turn */
 #define IDLE_US ((int64_t)TS3_SLOT_IDLE_S * 1000000)
 #define LOOP_SLEEP_MS                                                                              \
     60000 /* the longest poll; there is nothing to do then, it only bounds the arithmetic */
@@ -398,10 +399,13 @@ static void drop_stale(struct ts3_loop *loop, struct epoll_event *events, int co
             events[i].data.fd = loop->shared->wake_fd; /* done with */
 }
 
+/* Not all of them where that would take long: what is left is told again by the next poll, behind
+ * those that were not, and in between there is time for what was posted and for timers. */
 static void act(struct ts3_loop *loop, const struct epoll_event *events, int count)
 {
     int running;
-    for (int i = 0; i < count; i++) {
+    int64_t until_us = real_us() + LOOP_SLICE_US;
+    for (int i = 0; i < count && (i == 0 || real_us() < until_us); i++) {
         uint32_t what = events[i].events;
         int bits = (what & EPOLLIN ? CURL_CSELECT_IN : 0) |
                    (what & EPOLLOUT ? CURL_CSELECT_OUT : 0) |
