@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Large blocks of memory, kept for reuse.
  *
- * The first touch of a fresh page costs more than copying a page's bytes, and an allocator gives
- * blocks of these sizes back to the system when they are freed.  So a few that were given back are
- * kept, and those of TS3_BLOCK_HUGE_BYTES or more are aligned for huge pages, and asked for.
+ * The first touch of a fresh page costs more than copying a page's bytes, so a few blocks that were
+ * given back are kept.  Those of TS3_BLOCK_KEEP_BYTES or more are mapped one by one, since between
+ * the small objects of a heap they would leave gaps that are never given back to the system; those
+ * of TS3_BLOCK_HUGE_BYTES or more are aligned for huge pages, and ask for them.
  *
  * Owner: struct ts3_shared, which outlives windows and bodies.  A block is its taker's until given
  *   back.
@@ -15,7 +16,7 @@
 #define TS3_BLOCKS_H
 
 #include <pthread.h>
-#include <stdbool.h>
+#include <stdatomic.h>
 #include <stddef.h>
 
 #include "core/ts3_alloc.h"
@@ -28,8 +29,7 @@
 
 struct ts3_block {
     unsigned char *data; /* NULL: no block */
-    void *memory;        /* what the allocator gave */
-    size_t size_bytes;   /* of data; what was asked for, or somewhat more */
+    size_t size_bytes;   /* what was asked for, or somewhat more */
 };
 
 struct ts3_blocks {
@@ -38,6 +38,7 @@ struct ts3_blocks {
     struct ts3_block kept[TS3_BLOCKS_KEPT]; /* the latest given back last */
     size_t count;
     size_t kept_bytes;
+    atomic_size_t mapped_bytes; /* kept or with their takers; 0 when all is freed */
 };
 
 enum ts3_err ts3_blocks_init(struct ts3_blocks *blocks, const struct ts3_alloc *alloc);

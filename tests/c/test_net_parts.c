@@ -80,7 +80,9 @@ TEST(blocks_come_back)
     CHECK_INT(blocks.kept_bytes, 12 * MIB);
     ts3_blocks_trim(&blocks, 5 * MIB);
     CHECK_INT(blocks.kept_bytes, 4 * MIB); /* the longest kept went */
+    CHECK_INT(atomic_load(&blocks.mapped_bytes), 4 * MIB);
     ts3_blocks_free(&blocks);
+    CHECK_INT(atomic_load(&blocks.mapped_bytes), 0);
 }
 
 TEST(blocks_are_kept_within_limits)
@@ -103,6 +105,7 @@ TEST(blocks_are_kept_within_limits)
     ts3_blocks_give(&blocks, 8 * MIB, &large); /* no room */
     CHECK_INT(blocks.kept_bytes, 2 * MIB);
     ts3_blocks_free(&blocks);
+    CHECK_INT(atomic_load(&blocks.mapped_bytes), 0);
 }
 
 TEST(forked_children_are_known)
