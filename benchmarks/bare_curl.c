@@ -3,16 +3,22 @@
  * Bare libcurl, the yardstick of the benchmarks: requests over kept connections, unsigned, answers
  * copied into memory, nothing checked but the status.
  *
- *   bare_curl METHOD URL COUNT PARALLEL [--bytes N] [--hop] [--hash]
+ *   bare_curl METHOD URL COUNT PARALLEL [--bytes N] [--hop] [--hash] [--fresh] [--perform]
+ *             [--cacert FILE] [--buffer KIB]
  *
  * METHOD GET or PUT.  --bytes: of the body of a PUT; of a GET, one range after the other, each
  * request the next (without it, the object whole).  With PARALLEL 1 requests go by
- * curl_easy_perform(), else by curl_multi_socket_action() over epoll.  --hop (PARALLEL 1): each
- * request is handed to another thread and its end told back, both through an eventfd, as a library
- * with a thread of its own must.  --hash: SHA-256 of each PUT's body before it is sent.
+ * curl_easy_perform(), else by curl_multi_socket_action() over epoll, or, with --perform, by
+ * curl_multi_perform() and curl_multi_poll().  --hop (PARALLEL 1): each request is handed to another
+ * thread and its end told back, both through an eventfd, as a library with a thread of its own must.
+ * --hash: SHA-256 of each PUT's body before it is sent, on the same thread.  --fresh: the bytes of
+ * each GET land in memory of their own, taken before and freed after it, as a program needs that
+ * keeps them; without it each connection has one buffer, which stays in the processor's cache.
+ * --cacert: trust this for https.  --buffer: libcurl's two buffers, 64 KiB each.
  *
  * Prints "wall_s cpu_s" of all but the first PARALLEL requests, which open the connections; with
  * PARALLEL 1, then each request's microseconds, one a line.  A request that fails ends it with 1.
+ * Sockets stay in the epoll set between two requests, which saves two system calls each.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -31,7 +37,7 @@
 #include <curl/curl.h>
 #include <openssl/evp.h>
 
-enum { MAX_PARALLEL = 256, EVENTS = 64 };
+enum { MAX_PARALLEL = 256, EVENTS = 64, MAX_FDS = 4096 };
 
 struct place {
     CURL *easy;
@@ -41,14 +47,17 @@ struct place {
 };
 
 struct bench {
-    bool put, hop, hash;
-    const char *url;
+    bool put, hop, hash, fresh, perform;
+    const char *url, *cacert;
+    long buffer_bytes;
     size_t count, parallel, bytes;
     size_t started, ended;
     char *body;
     struct place place[MAX_PARALLEL];
     CURLM *multi;
     int epoll_fd;
+    uint32_t watched[MAX_FDS]; /* what the epoll set has, by descriptor */
+    bool idle[MAX_FDS];        /* libcurl has no use for it now */
     long timeout_ms;
     int to_fd, from_fd; /* of the hop */
     bool quit;
@@ -89,6 +98,14 @@ static void set(CURL *easy, CURLoption option, long value)
     must(curl_easy_setopt(easy, option, value) == CURLE_OK, "curl_easy_setopt");
 }
 
+static int on_close(void *arg, curl_socket_t fd)
+{
+    struct bench *bench = arg;
+    if (fd < MAX_FDS)
+        bench->watched[fd] = 0;
+    return close(fd);
+}
+
 static void open_place(struct bench *bench, struct place *place, struct curl_slist *headers)
 {
     place->easy = curl_easy_init();
@@ -97,13 +114,18 @@ static void open_place(struct bench *bench, struct place *place, struct curl_sli
     set(easy, CURLOPT_NOSIGNAL, 1);
     set(easy, CURLOPT_HTTP_VERSION, CURL_HTTP_VERSION_1_1);
     set(easy, CURLOPT_FAILONERROR, 1);
-    set(easy, CURLOPT_BUFFERSIZE, 64 << 10);
-    set(easy, CURLOPT_UPLOAD_BUFFERSIZE, 64 << 10);
+    set(easy, CURLOPT_BUFFERSIZE, bench->buffer_bytes);
+    set(easy, CURLOPT_UPLOAD_BUFFERSIZE, bench->buffer_bytes);
     bool good = curl_easy_setopt(easy, CURLOPT_URL, bench->url) == CURLE_OK &&
                 curl_easy_setopt(easy, CURLOPT_PROXY, "") == CURLE_OK &&
                 curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, on_body) == CURLE_OK &&
                 curl_easy_setopt(easy, CURLOPT_WRITEDATA, place) == CURLE_OK &&
+                curl_easy_setopt(easy, CURLOPT_CLOSESOCKETFUNCTION, on_close) == CURLE_OK &&
+                curl_easy_setopt(easy, CURLOPT_CLOSESOCKETDATA, bench) == CURLE_OK &&
                 curl_easy_setopt(easy, CURLOPT_PRIVATE, place) == CURLE_OK;
+    if (good && bench->cacert != NULL) /* a CAPATH would keep libcurl from loading it only once */
+        good = curl_easy_setopt(easy, CURLOPT_CAPATH, NULL) == CURLE_OK &&
+               curl_easy_setopt(easy, CURLOPT_CAINFO, bench->cacert) == CURLE_OK;
     if (good && bench->put) { /* as a POST: quicker in libcurl than an upload */
         set(easy, CURLOPT_POST, 1);
         good =
@@ -116,14 +138,18 @@ static void open_place(struct bench *bench, struct place *place, struct curl_sli
     must(good, "curl_easy_setopt");
     /* Memory of the right size from the start, as one who knows the range's length would have. */
     place->cap = bench->put || bench->bytes == 0 ? 16384 : bench->bytes;
-    place->into = malloc(place->cap);
-    must(place->into != NULL, "no memory");
+    place->into = bench->fresh ? NULL : malloc(place->cap);
+    must(bench->fresh || place->into != NULL, "no memory");
 }
 
 static void next_request(struct bench *bench, struct place *place)
 {
     size_t index = bench->started++;
     place->len = 0;
+    if (bench->fresh) {
+        place->into = malloc(place->cap);
+        must(place->into != NULL, "no memory");
+    }
     if (bench->put) {
         unsigned char digest[EVP_MAX_MD_SIZE];
         must(!bench->hash || EVP_Digest(bench->body, bench->bytes, digest, NULL, EVP_sha256(), NULL),
@@ -142,9 +168,13 @@ static void note_begin(struct bench *bench)
     bench->begun_cpu_s = clock_s(CLOCK_PROCESS_CPUTIME_ID);
 }
 
-static void note_end(struct bench *bench, CURLcode code)
+static void note_end(struct bench *bench, struct place *place, CURLcode code)
 {
     must(code == CURLE_OK, curl_easy_strerror(code));
+    if (bench->fresh) {
+        free(place->into);
+        place->into = NULL;
+    }
     if (++bench->ended == bench->parallel)
         note_begin(bench);
 }
@@ -154,7 +184,7 @@ static void note_end(struct bench *bench, CURLcode code)
 static void perform(struct bench *bench)
 {
     next_request(bench, &bench->place[0]);
-    note_end(bench, curl_easy_perform(bench->place[0].easy));
+    note_end(bench, &bench->place[0], curl_easy_perform(bench->place[0].easy));
 }
 
 static void signal_fd(int fd)
@@ -216,17 +246,22 @@ static int on_timer(CURLM *multi, long timeout_ms, void *arg)
     return 0;
 }
 
-static int on_watch(CURL *easy, curl_socket_t fd, int what, void *arg, void *watched)
+static int on_watch(CURL *easy, curl_socket_t fd, int what, void *arg, void *unused)
 {
     struct bench *bench = arg;
     (void)easy;
+    (void)unused;
+    must(fd < MAX_FDS, "too many descriptors");
+    bench->idle[fd] = what == CURL_POLL_REMOVE;
     struct epoll_event event = {.data.fd = fd};
-    if (what == CURL_POLL_REMOVE)
-        return epoll_ctl(bench->epoll_fd, EPOLL_CTL_DEL, fd, &event) == 0 ? 0 : -1;
     event.events = (what & CURL_POLL_IN ? (uint32_t)EPOLLIN : 0) |
                    (what & CURL_POLL_OUT ? (uint32_t)EPOLLOUT : 0);
-    (void)curl_multi_assign(bench->multi, fd, bench);
-    return epoll_ctl(bench->epoll_fd, watched ? EPOLL_CTL_MOD : EPOLL_CTL_ADD, fd, &event);
+    if (bench->idle[fd] || bench->watched[fd] == event.events)
+        return 0; /* an idle one stays as it is: the next request wants the same */
+    int operation = bench->watched[fd] ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
+    must(epoll_ctl(bench->epoll_fd, operation, fd, &event) == 0, "epoll_ctl");
+    bench->watched[fd] = event.events;
+    return 0;
 }
 
 static void take_ended(struct bench *bench)
@@ -236,8 +271,8 @@ static void take_ended(struct bench *bench)
     while ((message = curl_multi_info_read(bench->multi, &left)) != NULL) {
         struct place *place;
         CURL *easy = message->easy_handle;
-        note_end(bench, message->data.result);
         (void)curl_easy_getinfo(easy, CURLINFO_PRIVATE, &place);
+        note_end(bench, place, message->data.result);
         (void)curl_multi_remove_handle(bench->multi, easy);
         if (bench->started == bench->count + bench->parallel)
             continue;
@@ -246,41 +281,84 @@ static void take_ended(struct bench *bench)
     }
 }
 
+/* What libcurl's timer is due for.  libcurl tells of it only when its time changes. */
+static void run_timer(struct bench *bench)
+{
+    int running;
+    long left_ms = -1;
+    bench->timeout_ms = -1;
+    (void)curl_multi_socket_action(bench->multi, CURL_SOCKET_TIMEOUT, 0, &running);
+    if (bench->timeout_ms < 0 && curl_multi_timeout(bench->multi, &left_ms) == CURLM_OK &&
+        left_ms >= 0)
+        bench->timeout_ms = left_ms > 0 ? left_ms : 1;
+    take_ended(bench);
+}
+
+static void turn(struct bench *bench)
+{
+    int running;
+    struct epoll_event events[EVENTS];
+    int count = epoll_wait(bench->epoll_fd, events, EVENTS, (int)bench->timeout_ms);
+    for (int i = 0; i < count; i++) {
+        int fd = events[i].data.fd;
+        uint32_t what = events[i].events;
+        if (bench->idle[fd]) { /* the service has closed it; libcurl sees that before it is used */
+            (void)epoll_ctl(bench->epoll_fd, EPOLL_CTL_DEL, fd, NULL);
+            bench->watched[fd] = 0;
+            continue;
+        }
+        (void)curl_multi_socket_action(bench->multi, fd,
+                                       (what & EPOLLOUT ? CURL_CSELECT_OUT : 0) |
+                                           (what & ~(uint32_t)EPOLLOUT ? CURL_CSELECT_IN : 0),
+                                       &running);
+    }
+    if (count == 0)
+        run_timer(bench);
+    else
+        take_ended(bench);
+    while (bench->timeout_ms == 0) /* what was added goes out now, not a poll later */
+        run_timer(bench);
+}
+
+static void turn_performing(struct bench *bench)
+{
+    int running;
+    size_t ended = bench->ended;
+    (void)curl_multi_perform(bench->multi, &running);
+    take_ended(bench);
+    if (bench->ended == ended)
+        (void)curl_multi_poll(bench->multi, NULL, 0, 1000, NULL);
+}
+
 static void run_many(struct bench *bench)
 {
     bench->multi = curl_multi_init();
     bench->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
-    (void)curl_multi_setopt(bench->multi, CURLMOPT_SOCKETFUNCTION, on_watch);
-    (void)curl_multi_setopt(bench->multi, CURLMOPT_SOCKETDATA, bench);
-    (void)curl_multi_setopt(bench->multi, CURLMOPT_TIMERFUNCTION, on_timer);
-    (void)curl_multi_setopt(bench->multi, CURLMOPT_TIMERDATA, bench);
     (void)curl_multi_setopt(bench->multi, CURLMOPT_MAXCONNECTS, (long)bench->parallel);
+    if (!bench->perform) {
+        (void)curl_multi_setopt(bench->multi, CURLMOPT_SOCKETFUNCTION, on_watch);
+        (void)curl_multi_setopt(bench->multi, CURLMOPT_SOCKETDATA, bench);
+        (void)curl_multi_setopt(bench->multi, CURLMOPT_TIMERFUNCTION, on_timer);
+        (void)curl_multi_setopt(bench->multi, CURLMOPT_TIMERDATA, bench);
+    }
     for (size_t i = 0; i < bench->parallel; i++) {
         next_request(bench, &bench->place[i]);
         must(curl_multi_add_handle(bench->multi, bench->place[i].easy) == CURLM_OK, "add_handle");
     }
-    int running = 0;
-    (void)curl_multi_socket_action(bench->multi, CURL_SOCKET_TIMEOUT, 0, &running);
+    if (!bench->perform)
+        run_timer(bench);
     while (bench->ended < bench->count + bench->parallel) {
-        struct epoll_event events[EVENTS];
-        int count = epoll_wait(bench->epoll_fd, events, EVENTS, (int)bench->timeout_ms);
-        for (int i = 0; i < count; i++)
-            (void)curl_multi_socket_action(
-                bench->multi, events[i].data.fd,
-                (events[i].events & EPOLLOUT ? CURL_CSELECT_OUT : 0) |
-                    (events[i].events & ~(uint32_t)EPOLLOUT ? CURL_CSELECT_IN : 0),
-                &running);
-        if (count == 0 || bench->timeout_ms == 0)
-            (void)curl_multi_socket_action(bench->multi, CURL_SOCKET_TIMEOUT, 0, &running);
-        take_ended(bench);
+        if (bench->perform)
+            turn_performing(bench);
+        else
+            turn(bench);
     }
-    (void)curl_multi_cleanup(bench->multi);
-    close(bench->epoll_fd);
 }
 
 static void parse(struct bench *bench, int argc, char **argv)
 {
-    must(argc >= 5, "METHOD URL COUNT PARALLEL [--bytes N] [--hop] [--hash]");
+    must(argc >= 5, "METHOD URL COUNT PARALLEL [options]");
+    bench->buffer_bytes = 64 << 10;
     bench->put = strcmp(argv[1], "PUT") == 0;
     bench->url = argv[2];
     bench->count = strtoul(argv[3], NULL, 10);
@@ -293,6 +371,14 @@ static void parse(struct bench *bench, int argc, char **argv)
             bench->hop = true;
         else if (strcmp(argv[i], "--hash") == 0)
             bench->hash = true;
+        else if (strcmp(argv[i], "--fresh") == 0)
+            bench->fresh = true;
+        else if (strcmp(argv[i], "--perform") == 0)
+            bench->perform = true;
+        else if (strcmp(argv[i], "--cacert") == 0 && i + 1 < argc)
+            bench->cacert = argv[++i];
+        else if (strcmp(argv[i], "--buffer") == 0 && i + 1 < argc)
+            bench->buffer_bytes = strtol(argv[++i], NULL, 10) << 10;
         else
             must(false, "an option that is not known");
     }
@@ -322,6 +408,10 @@ int main(int argc, char **argv)
     for (size_t i = 0; i < bench.parallel; i++) {
         curl_easy_cleanup(bench.place[i].easy);
         free(bench.place[i].into);
+    }
+    if (bench.multi != NULL) {
+        (void)curl_multi_cleanup(bench.multi);
+        close(bench.epoll_fd);
     }
     curl_slist_free_all(headers);
     free(times_s);

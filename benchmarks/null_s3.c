@@ -1,20 +1,23 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * An S3 service that does nothing, fast: constant answers for benchmarks, so that what is measured
- * is the client.  One thread, epoll, plain HTTP/1.1 with keep-alive on 127.0.0.1.
+ * is the client.  One thread, epoll, HTTP/1.1 with keep-alive on 127.0.0.1, plain or over TLS.
  *
- *   null_s3 [--port N] [--keys N] [--latency-ms N] [--jitter-ms N]
+ *   null_s3 [--port N] [--keys N] [--latency-ms N] [--jitter-ms N] [--object-bytes N]
+ *           [--cert FILE --key FILE]
  *
  * Prints "listening on N" at once, and its counters at SIGTERM or SIGINT; GET /__stats gives them
  * too, and does not count.  Signatures are not looked at.
  *
- * Objects: every key exists.  Its size is the decimal number behind its last "-", 4096 without one
- *   ("big-1073741824"); its bytes are all 'x'.  GET and HEAD with or without a range.
+ * Objects: every key exists.  Its size is the decimal number behind its last "-" ("big-1073741824"),
+ *   without one that of --object-bytes, 4096; its bytes are all 'x'.  GET and HEAD with or without
+ *   a range.  After the answer for a key that begins with "close" the connection ends.
  * PUT, POST: the body is read and dropped. Multi-delete deletes all (as a quiet answer says it),
  *   multipart uploads can be created, filled and completed.
  * Listings: ListObjectsV2 over --keys share-like keys, spread evenly over the key space, at most
  *   1000 a page, with prefix, start-after, continuation-token and max-keys; no delimiter.
  * Latency: an answer leaves --latency-ms after its request came whole, plus up to --jitter-ms.
+ * TLS: 1.2 and 1.3 with what OpenSSL has for defaults, session tickets too.  Both files are PEM.
  * Limits: heads of 16 KiB; a request with Transfer-Encoding is refused with 501; no pipelining
  *   beyond what fits the head's buffer.  Lack of memory ends the program.
  */
@@ -110,6 +113,7 @@ static void watch(struct server *server, struct conn *conn, uint32_t events)
 
 static void drop(struct conn *conn)
 {
+    null_tls_close(conn);
     if (conn->fd >= 0)
         close(conn->fd);
     conn->fd = -1;
@@ -137,10 +141,14 @@ static bool send_answer(struct server *server, struct conn *conn, bool *broken)
             parts[count++] = (struct iovec){server->pattern, size};
             left -= size;
         }
-        if (count == 0)
+        if (count == 0 && null_tls_sent(conn))
             return true;
         struct msghdr message = {.msg_iov = parts, .msg_iovlen = count};
-        ssize_t sent = sendmsg(conn->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+        ssize_t sent = -1;
+        if (count > 0 && conn->tls != NULL)
+            sent = null_tls_send(conn, parts, count);
+        else if (count > 0)
+            sent = sendmsg(conn->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
         if (sent < 0) {
             *broken = errno != EAGAIN && errno != EINTR;
             return false;
@@ -167,6 +175,15 @@ static bool head_is_whole(struct conn *conn, size_t *head_len)
     return true;
 }
 
+static bool send_continue(struct conn *conn)
+{
+    static char text[] = "HTTP/1.1 100 Continue\r\n\r\n";
+    struct iovec part = {text, sizeof text - 1};
+    if (conn->tls != NULL)
+        return null_tls_send(conn, &part, 1) == (ssize_t)part.iov_len && null_tls_sent(conn);
+    return send(conn->fd, text, part.iov_len, MSG_NOSIGNAL) == (ssize_t)part.iov_len;
+}
+
 /* Looks at a head that has come; false where the connection is of no use. */
 static bool begin_request(struct server *server, struct conn *conn, size_t head_len)
 {
@@ -179,8 +196,7 @@ static bool begin_request(struct server *server, struct conn *conn, size_t head_
     conn->closes = connection != NULL && strncasecmp(connection, "close", 5) == 0;
     size_t behind = conn->head_len - head_len;
     size_t mine = behind < conn->body_left ? behind : (size_t)conn->body_left;
-    if (expect != NULL && behind == 0 && conn->body_left > 0 &&
-        send(conn->fd, "HTTP/1.1 100 Continue\r\n\r\n", 25, MSG_NOSIGNAL) != 25)
+    if (expect != NULL && behind == 0 && conn->body_left > 0 && !send_continue(conn))
         return false;
     conn->have_request = true;
     conn->reply_len = conn->reply_sent = conn->own_len = conn->own_sent = 0;
@@ -202,7 +218,7 @@ static bool drop_body(struct server *server, struct conn *conn)
 {
     while (conn->body_left > 0) {
         size_t want = conn->body_left < (16u << 20) ? (size_t)conn->body_left : (16u << 20);
-        ssize_t got = recv(conn->fd, NULL, want, MSG_TRUNC | MSG_DONTWAIT); /* not even copied */
+        ssize_t got = null_recv(server, conn, NULL, want);
         if (got < 0 && (errno == EAGAIN || errno == EINTR))
             return true;
         if (got <= 0)
@@ -231,7 +247,7 @@ static void finish(struct server *server, struct conn *conn)
         return;
     }
     watch(server, conn, EPOLLIN);
-    if (conn->head_len > 0)
+    if (conn->head_len > 0 || null_tls_has_more(conn))
         serve(server, conn);
 }
 
@@ -248,7 +264,7 @@ static void serve(struct server *server, struct conn *conn)
             break;
         }
         size_t room = HEAD_BYTES - 1 - conn->head_len;
-        ssize_t got = recv(conn->fd, conn->head + conn->head_len, room, MSG_DONTWAIT);
+        ssize_t got = null_recv(server, conn, conn->head + conn->head_len, room);
         if (got < 0 && (errno == EAGAIN || errno == EINTR))
             return;
         if (got <= 0) {
@@ -288,6 +304,8 @@ static void accept_all(struct server *server)
         memset(conn, 0, sizeof *conn);
         conn->fd = fd;
         server->stats.connections++;
+        if (server->tls != NULL)
+            null_tls_open(server, conn);
         watch(server, conn, EPOLLIN);
     }
 }
@@ -357,28 +375,49 @@ static void open_server(struct server *server, uint16_t port)
     fflush(stdout);
 }
 
+struct options {
+    uint16_t port;
+    const char *cert, *key;
+};
+
+static bool read_option(struct server *server, struct options *options, const char *name,
+                        const char *text)
+{
+    uint64_t value = strtoull(text, NULL, 10);
+    if (strcmp(name, "--port") == 0)
+        options->port = (uint16_t)value;
+    else if (strcmp(name, "--cert") == 0)
+        options->cert = text;
+    else if (strcmp(name, "--key") == 0)
+        options->key = text;
+    else if (strcmp(name, "--keys") == 0 && value > 0 && value <= 1u << 30)
+        server->keys = value;
+    else if (strcmp(name, "--object-bytes") == 0)
+        server->object_bytes = value;
+    else if (strcmp(name, "--latency-ms") == 0)
+        server->latency_us = value * 1000;
+    else if (strcmp(name, "--jitter-ms") == 0)
+        server->jitter_us = value * 1000;
+    else
+        return false;
+    return true;
+}
+
 int main(int argc, char **argv)
 {
-    struct server server = {.keys = 1000000, .seed = 1};
-    uint16_t port = 0;
+    struct server server = {.keys = 1000000, .seed = 1, .object_bytes = 4096};
+    struct options options = {0};
     for (int i = 1; i + 1 < argc; i += 2) {
-        uint64_t value = strtoull(argv[i + 1], NULL, 10);
-        if (strcmp(argv[i], "--port") == 0)
-            port = (uint16_t)value;
-        else if (strcmp(argv[i], "--keys") == 0 && value > 0 && value <= 1u << 30)
-            server.keys = value;
-        else if (strcmp(argv[i], "--latency-ms") == 0)
-            server.latency_us = value * 1000;
-        else if (strcmp(argv[i], "--jitter-ms") == 0)
-            server.jitter_us = value * 1000;
-        else {
+        if (!read_option(&server, &options, argv[i], argv[i + 1])) {
             fprintf(stderr, "null_s3: %s %s is not understood\n", argv[i], argv[i + 1]);
             return 2;
         }
     }
+    if (options.cert != NULL && options.key != NULL)
+        null_tls_init(&server, options.cert, options.key);
     server.pattern = null_grown(NULL, PATTERN_BYTES);
     memset(server.pattern, 'x', PATTERN_BYTES);
-    open_server(&server, port);
+    open_server(&server, options.port);
     run(&server);
     struct conn *report = null_grown(NULL, sizeof *report);
     memset(report, 0, sizeof *report);
@@ -386,6 +425,8 @@ int main(int argc, char **argv)
     report->reply[report->reply_len] = '\0';
     fputs(strstr(report->reply, "\r\n\r\n") + 4, stdout);
     free(report);
+    if (server.tls != NULL)
+        null_tls_end(&server);
     free(server.heap);
     free(server.pattern);
     return 0;

@@ -9,27 +9,44 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
+#include <sys/uio.h>
 
 enum {
     HEAD_BYTES = 16384,
-    REPLY_BYTES = 1024,
+    REPLY_BYTES = 2048,
     PATTERN_BYTES = 1 << 20,
     PAGE_KEYS = 1000,
     KEY_SPREAD_BITS = 30,
     SI_CHARS = 26,
+    CIPHERS = 4,
     EVENTS = 256
 };
 
 #define ETAG "\"0123456789abcdef0123456789abcdef\""
 #define DATE "Sun, 06 Nov 1994 08:49:37 GMT"
 
+struct ssl_ctx_st;
+struct tls;
+
+struct cipher {
+    char name[48];
+    uint64_t count;
+};
+
+/* What PUTs say of their payload is counted by kind: of x-amz-content-sha256, and further sums. */
 struct stats {
     uint64_t requests, connections, bytes_in, bytes_out;
     uint64_t gets, heads, puts, posts, deletes, lists;
+    uint64_t put_hashed, put_unsigned, put_streaming, put_bare; /* bare: without that header */
+    uint64_t put_md5, put_checksum, put_trailer, put_expect;
+    uint64_t handshakes, resumed;
+    struct cipher cipher[CIPHERS];
 };
 
 struct conn {
     int fd;
+    struct tls *tls;    /* NULL over plain HTTP */
     uint32_t watched;   /* epoll's events now */
     bool waiting;       /* in the heap */
     bool gone;          /* closed while in the heap */
@@ -52,7 +69,8 @@ struct due {
 
 struct server {
     int epoll_fd, listen_fd, signal_fd;
-    uint64_t keys, latency_us, jitter_us, seed;
+    struct ssl_ctx_st *tls; /* NULL: plain HTTP */
+    uint64_t keys, latency_us, jitter_us, seed, object_bytes;
     char *pattern;
     struct due *heap;
     size_t heap_len, heap_cap;
@@ -64,6 +82,20 @@ void *null_grown(void *old, size_t bytes);
 
 /* The value of a header in a head that ends with an empty line, or NULL. */
 const char *null_header(const char *head, const char *name_colon);
+
+/* TLS: of the server, of one connection.  What cannot be set up ends the program. */
+void null_tls_init(struct server *server, const char *cert, const char *key);
+void null_tls_end(struct server *server);
+void null_tls_open(struct server *server, struct conn *conn);
+void null_tls_close(struct conn *conn);
+/* As recv() on a socket that does not block, plain or TLS; into NULL drops what has come. */
+ssize_t null_recv(struct server *server, struct conn *conn, char *into, size_t size);
+/* Whether bytes have been read from the socket that were not asked for yet. */
+bool null_tls_has_more(const struct conn *conn);
+/* As sendmsg() on a socket that does not block: how much was taken. */
+ssize_t null_tls_send(struct conn *conn, const struct iovec *parts, size_t count);
+/* Whether all that was taken has left; else errno is set. */
+bool null_tls_sent(struct conn *conn);
 
 /* Puts the answer to conn's request (its head is in conn->head) into conn, and counts it. */
 void null_answer(struct server *server, struct conn *conn);

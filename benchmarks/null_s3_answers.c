@@ -78,10 +78,11 @@ static void reply_text(struct conn *conn, const char *status, const char *extra,
     conn->reply_len += len;
 }
 
-static void answer_object(struct conn *conn, const char *path, bool head_only)
+static void answer_object(const struct server *server, struct conn *conn, const char *path,
+                          bool head_only)
 {
     const char *dash = strrchr(path, '-');
-    uint64_t size = dash != NULL ? strtoull(dash + 1, NULL, 10) : 4096;
+    uint64_t size = dash != NULL ? strtoull(dash + 1, NULL, 10) : server->object_bytes;
     uint64_t first = 0;
     uint64_t last = size ? size - 1 : 0;
     char extra[256];
@@ -233,14 +234,23 @@ static void answer_post(struct conn *conn, const struct query *query)
 
 void null_answer_stats(const struct server *server, struct conn *conn)
 {
-    char text[512];
+    char text[REPLY_BYTES];
     const struct stats *s = &server->stats;
-    snprintf(text, sizeof text,
-             "requests %" PRIu64 "\nconnections %" PRIu64 "\nbytes_in %" PRIu64
-             "\nbytes_out %" PRIu64 "\nget %" PRIu64 "\nhead %" PRIu64 "\nput %" PRIu64
-             "\npost %" PRIu64 "\ndelete %" PRIu64 "\nlist %" PRIu64 "\n",
-             s->requests, s->connections, s->bytes_in, s->bytes_out, s->gets, s->heads, s->puts,
-             s->posts, s->deletes, s->lists);
+    int len = snprintf(
+        text, sizeof text,
+        "requests %" PRIu64 "\nconnections %" PRIu64 "\nbytes_in %" PRIu64 "\nbytes_out %" PRIu64
+        "\nget %" PRIu64 "\nhead %" PRIu64 "\nput %" PRIu64 "\npost %" PRIu64 "\ndelete %" PRIu64
+        "\nlist %" PRIu64 "\nput_hashed %" PRIu64 "\nput_unsigned %" PRIu64
+        "\nput_streaming %" PRIu64 "\nput_bare %" PRIu64 "\nput_md5 %" PRIu64
+        "\nput_checksum %" PRIu64 "\nput_trailer %" PRIu64 "\nput_expect %" PRIu64
+        "\nhandshakes %" PRIu64 "\nresumed %" PRIu64 "\n",
+        s->requests, s->connections, s->bytes_in, s->bytes_out, s->gets, s->heads, s->puts,
+        s->posts, s->deletes, s->lists, s->put_hashed, s->put_unsigned, s->put_streaming,
+        s->put_bare, s->put_md5, s->put_checksum, s->put_trailer, s->put_expect, s->handshakes,
+        s->resumed);
+    for (int i = 0; i < CIPHERS && s->cipher[i].count > 0; i++)
+        len += snprintf(text + len, sizeof text - (size_t)len, "%s %" PRIu64 "\n",
+                        s->cipher[i].name, s->cipher[i].count);
     reply_text(conn, "200 OK", "Content-Type: text/plain\r\n", text);
 }
 
@@ -248,6 +258,44 @@ void null_answer_refusal(struct conn *conn)
 {
     conn->closes = true;
     reply_head(conn, "501 Not Implemented", "", 0);
+}
+
+static bool begins(const char *line, const char *name, const char **value)
+{
+    size_t len = strlen(name);
+    if (strncasecmp(line, name, len) != 0)
+        return false;
+    *value = line + len + strspn(line + len, " ");
+    return true;
+}
+
+/* What a PUT says of its payload. */
+static void count_payload(struct stats *stats, const char *head)
+{
+    bool said = false;
+    const char *value;
+    for (const char *line = strstr(head, "\r\n"); line != NULL && line[2] != '\r';
+         line = strstr(line + 2, "\r\n")) {
+        if (begins(line + 2, "x-amz-content-sha256:", &value)) {
+            said = true;
+            if (strncmp(value, "UNSIGNED", 8) == 0)
+                stats->put_unsigned++;
+            else if (strncmp(value, "STREAMING", 9) == 0)
+                stats->put_streaming++;
+            else
+                stats->put_hashed++;
+        } else if (begins(line + 2, "content-md5:", &value)) {
+            stats->put_md5++;
+        } else if (begins(line + 2, "x-amz-checksum-", &value)) {
+            stats->put_checksum++;
+        } else if (begins(line + 2, "x-amz-trailer:", &value)) {
+            stats->put_trailer++;
+        } else if (begins(line + 2, "expect:", &value)) {
+            stats->put_expect++;
+        }
+    }
+    if (!said)
+        stats->put_bare++;
 }
 
 void null_answer(struct server *server, struct conn *conn)
@@ -271,17 +319,20 @@ void null_answer(struct server *server, struct conn *conn)
         return;
     }
     server->stats.requests++;
+    if (!bucket && strncmp(slash + 1, "close", 5) == 0)
+        conn->closes = true;
     if (strncmp(method, "GET ", 4) == 0) {
         server->stats.gets++;
         if (bucket)
             answer_list(server, conn, &query);
         else
-            answer_object(conn, path, false);
+            answer_object(server, conn, path, false);
     } else if (strncmp(method, "HEAD ", 5) == 0) {
         server->stats.heads++;
-        answer_object(conn, path, true);
+        answer_object(server, conn, path, true);
     } else if (strncmp(method, "PUT ", 4) == 0) {
         server->stats.puts++;
+        count_payload(&server->stats, conn->head);
         reply_head(conn, "200 OK", "ETag: " ETAG "\r\n", 0);
     } else if (strncmp(method, "POST ", 5) == 0) {
         server->stats.posts++;

@@ -2,7 +2,7 @@
 """What a contender is asked to do."""
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 BUCKET = "bucket"
 REGION = "us-east-1"
@@ -10,6 +10,20 @@ ACCESS_KEY_ID = "AKIDEXAMPLE"
 SECRET = "a-secret-of-nobody"
 THREADS = 64
 """Most requests in flight, and so connections and, where that is how it is done, threads."""
+
+Payload = Literal["signed", "unsigned", "none"]
+"""What a PUT says of its body: its SHA-256, UNSIGNED-PAYLOAD, or, where requests are not signed at all, nothing."""
+
+
+class Site(NamedTuple):
+    """Where the server is, and over https which file of certificates to trust."""
+
+    url: str
+    ca_file: str | None = None
+
+    @property
+    def https(self) -> bool:
+        return self.url.startswith("https:")
 
 
 class Load(NamedTuple):
@@ -30,9 +44,12 @@ class Load(NamedTuple):
 
 
 class Contender(Protocol):
-    """Keeps its connections from one run to the next. A result shorter than `load.size` is a ValueError."""
+    """Keeps its connections from one run to the next. A result shorter than `load.size` is a ValueError.
+
+    `payload` is what its PUTs say over this site; the row "audit" holds it against what the server saw."""
 
     name: str
+    payload: Payload
 
     def run(self, load: Load, count: int) -> Any:
         """All of it before it returns, or before the Deferred it returns fires."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import importlib
 import io
+import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Callable
 from urllib.parse import urlsplit
 
-from contest.load import ACCESS_KEY_ID, BUCKET, REGION, SECRET, THREADS, Contender, Load, check
+from contest.load import ACCESS_KEY_ID, BUCKET, REGION, SECRET, THREADS, Load, Payload, Site, check
 
 
 class Threads:
@@ -50,16 +51,18 @@ class Boto3(Threads):
 
     name = "boto3 (botocore)"
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, site: Site, *, signed: bool = True) -> None:
         super().__init__()
+        self.payload: Payload = "signed" if signed or not site.https else "unsigned"
         boto3 = importlib.import_module("boto3")
         config = importlib.import_module("botocore.config").Config(
             signature_version="s3v4", max_pool_connections=THREADS, retries={"max_attempts": 0},
-            s3={"addressing_style": "path"}, request_checksum_calculation="when_required",
-            response_checksum_validation="when_required", proxies={},
+            s3={"addressing_style": "path", "payload_signing_enabled": signed},
+            request_checksum_calculation="when_required", response_checksum_validation="when_required", proxies={},
         )
-        self._client = boto3.client("s3", endpoint_url=url, region_name=REGION, aws_access_key_id=ACCESS_KEY_ID,
-                                    aws_secret_access_key=SECRET, config=config)
+        self._client = boto3.client("s3", endpoint_url=site.url, region_name=REGION, config=config,
+                                    aws_access_key_id=ACCESS_KEY_ID, aws_secret_access_key=SECRET,
+                                    verify=site.ca_file)
 
     def one(self, load: Load, index: int, body: bytes) -> None:
         if load.method == "PUT":
@@ -70,13 +73,17 @@ class Boto3(Threads):
 
 
 class Minio(Threads):
+    """Over http it hashes the body; over https it says UNSIGNED-PAYLOAD and adds Content-MD5. Neither can be chosen."""
+
     name = "minio"
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, site: Site) -> None:
         super().__init__()
-        pool = importlib.import_module("urllib3").PoolManager(maxsize=THREADS, retries=False)
+        self.payload: Payload = "unsigned" if site.https else "signed"
+        pool = importlib.import_module("urllib3").PoolManager(
+            maxsize=THREADS, retries=False, cert_reqs="CERT_REQUIRED", ca_certs=site.ca_file)
         self._client = importlib.import_module("minio").Minio(
-            urlsplit(url).netloc, access_key=ACCESS_KEY_ID, secret_key=SECRET, secure=False, region=REGION,
+            urlsplit(site.url).netloc, access_key=ACCESS_KEY_ID, secret_key=SECRET, secure=site.https, region=REGION,
             http_client=pool,
         )
         self._part_bytes = 64 * 1024 * 1024  # so that a body is one PUT
@@ -95,14 +102,24 @@ class Minio(Threads):
 class Obstore:
     """Its coroutines; its blocking calls where one request at a time is asked for."""
 
-    name = "obstore"
-
-    def __init__(self, url: str) -> None:
+    def __init__(self, site: Site, *, signed: bool = True) -> None:
+        self.name = "obstore" if signed else "obstore, unsigned payload"
+        self.payload: Payload = "signed" if signed else "unsigned"
         self._api = importlib.import_module("obstore")
-        self._store = importlib.import_module("obstore.store").S3Store(
-            BUCKET, endpoint=url, region=REGION, access_key_id=ACCESS_KEY_ID, secret_access_key=SECRET,
-            client_options={"allow_http": True},
-        )
+        # It trusts what the system trusts, which it learns from SSL_CERT_FILE where that is set.
+        before = os.environ.get("SSL_CERT_FILE")
+        if site.ca_file:
+            os.environ["SSL_CERT_FILE"] = site.ca_file
+        try:
+            self._store = importlib.import_module("obstore.store").S3Store(
+                BUCKET, endpoint=site.url, region=REGION, access_key_id=ACCESS_KEY_ID, secret_access_key=SECRET,
+                config={"unsigned_payload": not signed}, client_options={"allow_http": True},
+            )
+        finally:
+            if before is None:
+                os.environ.pop("SSL_CERT_FILE", None)
+            else:
+                os.environ["SSL_CERT_FILE"] = before
 
     def _blocking(self, load: Load, index: int, body: bytes) -> None:
         if load.method == "PUT":
@@ -142,88 +159,26 @@ class Obstore:
         self._store = None
 
 
-class PyCurl:
-    """Unsigned: what libcurl does from Python, with nothing of S3."""
-
-    name = "pycurl (unsigned)"
-    """Wheels of pycurl bring a libcurl of their own, newer than many systems'."""
-
-    def __init__(self, url: str) -> None:
-        self._curl = importlib.import_module("pycurl")
-        print(self._curl.version)
-        self._url = url
-        self._multi = self._curl.CurlMulti()
-        self._multi.setopt(self._curl.M_MAXCONNECTS, THREADS)
-        self._free: list[Any] = []
-
-    def _handle(self, load: Load, index: int, body: bytes, keep: dict[Any, io.BytesIO]) -> Any:
-        curl = self._curl
-        easy = self._free.pop() if self._free else curl.Curl()
-        easy.reset()
-        keep[easy] = io.BytesIO()
-        easy.setopt(curl.URL, f"{self._url}/{BUCKET}/{load.key}")
-        easy.setopt(curl.PROXY, "")
-        easy.setopt(curl.NOSIGNAL, 1)
-        easy.setopt(curl.FAILONERROR, 1)
-        easy.setopt(curl.WRITEDATA, keep[easy])
-        if load.method == "PUT":
-            easy.setopt(curl.POST, 1)
-            easy.setopt(curl.POSTFIELDS, body)
-            easy.setopt(curl.CUSTOMREQUEST, "PUT")
-            easy.setopt(curl.HTTPHEADER, ["Expect:", "Content-Type: application/octet-stream"])
-        elif load.ranged:
-            easy.setopt(curl.RANGE, "{}-{}".format(*load.range_of(index)))
-        return easy
-
-    def _ended(self, load: Load, easy: Any, keep: dict[Any, io.BytesIO]) -> None:
-        data = keep.pop(easy).getvalue()
-        if load.method == "GET":
-            check(load, data)
-        self._free.append(easy)
-
-    def run(self, load: Load, count: int) -> None:
-        body = bytes(load.size) if load.method == "PUT" else b""
-        keep: dict[Any, io.BytesIO] = {}
-        if load.parallel == 1:
-            for index in range(count):
-                easy = self._handle(load, index, body, keep)
-                easy.perform()
-                self._ended(load, easy, keep)
-            return
-        begun = ended = 0
-        while ended < count:
-            while begun < count and begun - ended < load.parallel:
-                self._multi.add_handle(self._handle(load, begun, body, keep))
-                begun += 1
-            self._multi.perform()
-            more = 1
-            while more:
-                more, good, bad = self._multi.info_read()
-                if bad:
-                    raise RuntimeError(bad[0][2])
-                for easy in good:
-                    self._multi.remove_handle(easy)
-                    self._ended(load, easy, keep)
-                    ended += 1
-            if begun == count or begun - ended == load.parallel:
-                self._multi.select(1.0)
-
-    def close(self) -> None:
-        self._multi.close()
-
-
 class AwsCrt:
-    """Its S3Client, one meta request a request; parts and checksums of its own are off."""
+    """Its S3Client, one meta request a request; parts and checksums of its own are off. It never hashes a body."""
 
     name = "awscrt"
+    payload: Payload = "unsigned"
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, site: Site) -> None:
         self._s3 = importlib.import_module("awscrt.s3")
         self._http = importlib.import_module("awscrt.http")
         auth = importlib.import_module("awscrt.auth")
-        self._host = urlsplit(url).netloc
+        self._host = urlsplit(site.url).netloc
+        modes, connection = self._s3.S3RequestTlsMode, None
+        if site.ca_file:
+            tls = importlib.import_module("awscrt.io")
+            options = tls.TlsContextOptions()
+            options.override_default_trust_store_from_path(None, site.ca_file)
+            connection = tls.ClientTlsContext(options).new_connection_options()
         self._client = self._s3.S3Client(
-            region=REGION, tls_mode=self._s3.S3RequestTlsMode.DISABLED, throughput_target_gbps=10,
+            region=REGION, tls_mode=modes.ENABLED if site.ca_file else modes.DISABLED,
+            tls_connection_options=connection, throughput_target_gbps=10,
             signing_config=self._s3.create_default_s3_signing_config(
                 region=REGION,
                 credential_provider=auth.AwsCredentialsProvider.new_static(ACCESS_KEY_ID, SECRET),
@@ -278,15 +233,3 @@ class AwsCrt:
 
     def close(self) -> None:
         self._client = None
-
-
-def installed(url: str) -> list[Contender]:
-    """All that can be imported, each against that server."""
-    found: list[Contender] = []
-    kinds: tuple[Any, ...] = (Boto3, PyCurl, AwsCrt, Obstore, Minio)
-    for kind in kinds:
-        try:
-            found.append(kind(url))
-        except ImportError as error:
-            print(f"LEFT OUT: {kind.name} ({error}); install benchmarks/requirements.txt", flush=True)
-    return found

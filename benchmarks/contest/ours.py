@@ -7,9 +7,9 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from contest.load import ACCESS_KEY_ID, BUCKET, REGION, SECRET, THREADS, Load, check
+from contest.load import ACCESS_KEY_ID, BUCKET, REGION, SECRET, THREADS, Load, Payload, Site, check
 from tahoe_s3._native import Engine, Window
-from tahoe_s3.client import ClientConfig, open_client
+from tahoe_s3.client import ClientConfig, S3Client
 
 CONNECTIONS = THREADS + THREADS // 4
 """Some places are kept for interactive requests, and these here are ordinary ones."""
@@ -17,15 +17,30 @@ BUDGET_BYTES = 256 * 1024 * 1024
 DRAIN_EVENTS = 64
 
 
+def make_engine(site: Site, *, signed: bool = True, budget_bytes: int = BUDGET_BYTES) -> Engine:
+    """One with credentials. `signed` False sends UNSIGNED-PAYLOAD, over https alone."""
+    engine = Engine(endpoint=site.url, region=REGION, bucket=BUCKET, ca_file=site.ca_file,
+                    max_connections=CONNECTIONS, buffer_budget_bytes=budget_bytes, sign_payload=signed)
+    engine.set_credentials(ACCESS_KEY_ID, SECRET.encode())
+    return engine
+
+
+def make_client(reactor: Any, site: Site, *, signed: bool = True, budget_bytes: int = BUDGET_BYTES) -> S3Client:
+    """S3Client on such an engine."""
+    config = ClientConfig(endpoint=site.url, region=REGION, bucket=BUCKET, access_key_id=ACCESS_KEY_ID,
+                          secret=SECRET.encode(), ca_file=site.ca_file, max_connections=CONNECTIONS,
+                          buffer_budget_bytes=budget_bytes)
+    return S3Client(reactor, make_engine(site, signed=signed, budget_bytes=budget_bytes), config)
+
+
 class Drained:
     """submit() and drain(), with poll() on the engine's descriptor."""
 
     name = "ours, submit and drain"
 
-    def __init__(self, url: str) -> None:
-        self._engine = Engine(endpoint=url, region=REGION, bucket=BUCKET, max_connections=CONNECTIONS,
-                              buffer_budget_bytes=BUDGET_BYTES)
-        self._engine.set_credentials(ACCESS_KEY_ID, SECRET.encode())
+    def __init__(self, site: Site, *, signed: bool = True) -> None:
+        self.payload: Payload = "signed" if signed or not site.https else "unsigned"
+        self._engine = make_engine(site, signed=signed)
         self._poll = select.poll()
         self._poll.register(self._engine.fileno(), select.POLLIN)
         self._windows: dict[int, Window] = {}
@@ -73,10 +88,9 @@ class Deferreds:
 
     name = "ours, Deferreds"
 
-    def __init__(self, reactor: Any, url: str) -> None:
-        config = ClientConfig(endpoint=url, region=REGION, bucket=BUCKET, access_key_id=ACCESS_KEY_ID,
-                              secret=SECRET.encode(), max_connections=CONNECTIONS, buffer_budget_bytes=BUDGET_BYTES)
-        self._client = open_client(reactor, config)
+    def __init__(self, reactor: Any, site: Site, *, signed: bool = True) -> None:
+        self.payload: Payload = "signed" if signed or not site.https else "unsigned"
+        self._client = make_client(reactor, site, signed=signed)
 
     def run(self, load: Load, count: int) -> Deferred[None]:
         body = bytes(load.size) if load.method == "PUT" else b""

@@ -34,22 +34,29 @@ Turn = Callable[[int], Union[Spent, "Deferred[Any]", None]]
 
 @dataclass
 class Entrant:
-    """One line of a row. `rates` are things a second and `cpu` CPU seconds a thing, one of each for every round."""
+    """One line of a row. `rates` are things a second, `cpu` CPU seconds a thing, and `busy` the part of the time that
+    the null server's thread was running, one of each for every round. `note` is printed behind the name. `signs`:
+    it is a client of S3, whose requests are signed."""
 
     name: str
     turn: Turn
     ours: bool = False
+    note: str = ""
+    signs: bool = True
     count: int = 0
     rates: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
+    busy: list[float] = field(default_factory=list)
     broken: str = ""
 
 
 @dataclass
 class Row:
     """`scale` and `unit` turn things a second into what is printed. `fixed`: how many things a turn is, 0 to find a
-    number that lasts SLICE_S; never fewer than `least`. `latency`: microseconds a thing are printed instead."""
+    number that lasts SLICE_S; never fewer than `least`. `latency`: microseconds a thing are printed instead.
+    `server_cpu_s` tells the CPU seconds of the server that the row runs against."""
 
+    key: str
     title: str
     entrants: list[Entrant]
     unit: str
@@ -57,6 +64,11 @@ class Row:
     fixed: int = 0
     least: int = 1
     latency: bool = False
+    server_cpu_s: Callable[[], float] | None = None
+
+    def able(self) -> list[Entrant]:
+        """Those that worked."""
+        return [entrant for entrant in self.entrants if not entrant.broken]
 
 
 @inlineCallbacks
@@ -83,24 +95,37 @@ def _warm(row: Row, entrant: Entrant) -> Generator[Deferred[Any], Any, None]:
 
 
 @inlineCallbacks
-def run_row(row: Row, seconds: float) -> Generator[Deferred[Any], Any, None]:
-    """At least MIN_ROUNDS rounds, and more until the seconds are over."""
+def _round(row: Row, entrants: list[Entrant]) -> Generator[Deferred[Any], Any, None]:
+    for entrant in entrants:
+        before_s, begun_s = row.server_cpu_s() if row.server_cpu_s else 0.0, time.perf_counter()
+        try:
+            spent = yield _turn(entrant, entrant.count)
+        except Exception as error:  # as in _warm
+            entrant.broken = f"{type(error).__name__}: {error}"
+            continue
+        wall_s = time.perf_counter() - begun_s
+        entrant.rates.append(entrant.count / spent.wall_s)
+        entrant.cpu.append(spent.cpu_s / entrant.count)
+        entrant.busy.append((row.server_cpu_s() - before_s) / wall_s if row.server_cpu_s else 0.0)
+
+
+@inlineCallbacks
+def run_row(row: Row, seconds: float) -> Generator[Deferred[Any], Any, Row]:
+    """At least MIN_ROUNDS rounds, and more until the seconds are over. The row comes back with its figures."""
     started = time.monotonic()
     for entrant in row.entrants:
         yield _warm(row, entrant)
-    able = [entrant for entrant in row.entrants if not entrant.broken]
     rounds = 0
     while rounds < MIN_ROUNDS or (time.monotonic() - started < seconds and rounds < MAX_ROUNDS):
+        able = row.able()
         first = rounds % max(1, len(able))
-        for entrant in able[first:] + able[:first]:
-            spent = yield _turn(entrant, entrant.count)
-            entrant.rates.append(entrant.count / spent.wall_s)
-            entrant.cpu.append(spent.cpu_s / entrant.count)
+        yield _round(row, able[first:] + able[:first])
         rounds += 1
     show(row, rounds)
+    return row
 
 
-def _quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
     low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
     return low, middle, high
 
@@ -109,24 +134,34 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.2f}"
 
 
-def _against(ours: Entrant, other: Entrant) -> str:
-    """How many times the other's rate ours is."""
-    low, middle, high = _quartiles([a / b for a, b in zip(ours.rates, other.rates)])
-    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
+def ratios(ours: Entrant, other: Entrant) -> list[float]:
+    """How many times the other's rate ours is, in each round."""
+    return [a / b for a, b in zip(ours.rates, other.rates)]
+
+
+def told(values: Sequence[float]) -> str:
+    """Median and quartiles of ratios."""
+    low, middle, high = quartiles(values)
+    return f"{_number(middle)} ({_number(low)} to {_number(high)})"
+
+
+def _line(row: Row, entrant: Entrant, also: list[Entrant]) -> str:
+    values = [1e6 / rate if row.latency else rate * row.scale for rate in entrant.rates]
+    streams = row.unit == "MB/s"
+    cpu = f"{statistics.median(entrant.cpu) * 1000 / row.scale:.2f}" if streams else ""
+    busy = f"{statistics.median(entrant.busy):.0%}" if row.server_cpu_s else ""
+    against = "".join(f"{told(ratios(one, entrant)) if one is not entrant else '':>26}" for one in also)
+    return f"  {entrant.name:<31}{entrant.note:<9}{told(values):>30}{cpu:>9}{busy:>7}{against}".rstrip()
 
 
 def show(row: Row, rounds: int) -> None:
-    also = [one for one in row.entrants if one.ours and not one.broken]
+    also = [one for one in row.able() if one.ours]
     print(f"\n{row.title}   [{row.unit}; median (quartiles) of {rounds} rounds]")
-    heads = "".join(f"{'x ' + one.name:>28}" for one in also)
-    print(f"  {'':<28}{'':>32}{'CPU s/GB' if row.unit == 'MB/s' else '':>10}{heads}")
+    cpu, busy = "CPU s/GB" if row.unit == "MB/s" else "", "server" if row.server_cpu_s else ""
+    heads = "".join(f"{'x ' + one.name:>26}" for one in also)
+    print(f"  {'':<31}{'':<9}{'':>30}{cpu:>9}{busy:>7}{heads}")
     for entrant in row.entrants:
         if entrant.broken:
-            print(f"  {entrant.name:<28}DID NOT WORK: {entrant.broken}")
-            continue
-        values = [1e6 / rate if row.latency else rate * row.scale for rate in entrant.rates]
-        low, middle, high = (_number(value) for value in _quartiles(values))
-        cpu = f"{statistics.median(entrant.cpu) * 1000 / row.scale:10.2f}" if row.unit == "MB/s" else " " * 10
-        ratios = "".join(f"{_against(one, entrant):>28}" if entrant is not one else f"{'':>28}" for one in also)
-        rate = f"{middle} ({low} to {high})"
-        print(f"  {entrant.name:<28}{rate:>32}{cpu}{ratios}".rstrip(), flush=True)
+            print(f"  {entrant.name:<31}DID NOT WORK: {entrant.broken}")
+        else:
+            print(_line(row, entrant, also), flush=True)

@@ -19,6 +19,8 @@ struct ts3_sigv4 {
     struct ts3_sha256 hash;
     struct ts3_sigv4_key key;
     struct ts3_pair pairs[TS3_SIGV4_MAX_PAIRS + OWN_HEADERS];
+    int64_t dated_s; /* the time that amz_date says; many requests are signed in one second */
+    char amz_date[TS3_TIME_AMZ_BYTES]; /* "": none yet */
 };
 
 void ts3_sigv4_out_init(struct ts3_sigv4_out *out, const struct ts3_alloc *alloc)
@@ -89,33 +91,51 @@ struct ts3_str ts3_sigv4_canonical(const struct ts3_sigv4 *signer)
 
 /* ---- what a request may hold ---- */
 
-/* Whether any byte is a space, a control character or DEL; eight at a time, since host and header
- * values of every request pass here. */
+/* Eight bytes of a string at a time: host, scope and header values of every request are looked at. */
+#define EACH(byte) (UINT64_MAX / 255 * (uint64_t)(byte))
+
+/* The top bit of each of the eight bytes that is zero, and perhaps of some behind such a one. */
+static uint64_t zeros(uint64_t x)
+{
+    return (x - EACH(1)) & ~x;
+}
+
+/* The same for bytes that are a space, a control character or DEL. */
+static uint64_t blanks(uint64_t x)
+{
+    return ((x - EACH(0x21)) & ~x) | zeros(x ^ EACH(0x7f));
+}
+
+/* The i-th eight of the string, the last of them overlapping; a shorter string is filled up with
+ * '0'. */
+static uint64_t eight(struct ts3_str str, size_t i)
+{
+    uint64_t x = EACH('0');
+    if (str.len < 8)
+        memcpy(&x, str.data, str.len);
+    else
+        memcpy(&x, str.data + (8 * i + 8 <= str.len ? 8 * i : str.len - 8), 8);
+    return x;
+}
+
 static bool has_blank(struct ts3_str str)
 {
-    const uint64_t ones = UINT64_MAX / 255, tops = ones * 0x80;
     uint64_t found = 0;
-    size_t i = 0;
-    for (; str.len - i >= 8; i += 8) {
-        uint64_t x, del;
-        memcpy(&x, str.data + i, 8);
-        del = x ^ ones * 0x7f;
-        found |= (x - ones * 0x21) & ~x; /* top bit set: a byte below 0x21 */
-        found |= (del - ones) & ~del;    /* top bit set: a byte of 0x7f */
-    }
-    bool blank = (found & tops) != 0;
-    for (; i < str.len; i++)
-        blank |= ((unsigned char)str.data[i] <= ' ') | (str.data[i] == 0x7f);
-    return blank;
+    for (size_t i = 0; 8 * i < str.len; i++)
+        found |= blanks(eight(str, i));
+    return (found & EACH(0x80)) != 0;
 }
 
 /* Not empty, printable ASCII, no space and neither of the two. */
 static bool is_plain(struct ts3_str str, char but, char nor)
 {
-    bool good = str.len > 0 && !has_blank(str);
-    for (size_t i = 0; i < str.len; i++)
-        good &= ((unsigned char)str.data[i] < 0x80) & (str.data[i] != but) & (str.data[i] != nor);
-    return good;
+    uint64_t found = 0;
+    for (size_t i = 0; 8 * i < str.len; i++) {
+        uint64_t x = eight(str, i);
+        found |= x | blanks(x) | zeros(x ^ EACH((unsigned char)but)) |
+                 zeros(x ^ EACH((unsigned char)nor));
+    }
+    return str.len > 0 && (found & EACH(0x80)) == 0;
 }
 
 static bool is_method(struct ts3_str method)
@@ -300,17 +320,20 @@ static enum ts3_err put_query(struct ts3_sigv4 *signer, const struct ts3_sigv4_r
 
 /* ---- headers ---- */
 
-/* The characters of a token (RFC 9110, section 5.6.2), each as its lower case. */
-static char token_char(char c)
-{
-    if ((c >= 'a' && c <= 'z') || c == '-' || (c >= '0' && c <= '9'))
-        return c;
-    if (c >= 'A' && c <= 'Z')
-        return (char)(c - 'A' + 'a');
-    if (c && strchr("_.!#$%&'*+^`|~", c))
-        return c;
-    return '\0';
-}
+/* The characters of a token (RFC 9110, section 5.6.2), each as its lower case; 0 for all others. */
+static const char token_chars[256] = {
+    ['!'] = '!', ['#'] = '#', ['$'] = '$', ['%'] = '%', ['&'] = '&', ['\''] = '\'', ['*'] = '*',
+    ['+'] = '+', ['-'] = '-', ['.'] = '.', ['0'] = '0', ['1'] = '1', ['2'] = '2', ['3'] = '3',
+    ['4'] = '4', ['5'] = '5', ['6'] = '6', ['7'] = '7', ['8'] = '8', ['9'] = '9', ['A'] = 'a',
+    ['B'] = 'b', ['C'] = 'c', ['D'] = 'd', ['E'] = 'e', ['F'] = 'f', ['G'] = 'g', ['H'] = 'h',
+    ['I'] = 'i', ['J'] = 'j', ['K'] = 'k', ['L'] = 'l', ['M'] = 'm', ['N'] = 'n', ['O'] = 'o',
+    ['P'] = 'p', ['Q'] = 'q', ['R'] = 'r', ['S'] = 's', ['T'] = 't', ['U'] = 'u', ['V'] = 'v',
+    ['W'] = 'w', ['X'] = 'x', ['Y'] = 'y', ['Z'] = 'z', ['^'] = '^', ['_'] = '_', ['`'] = '`',
+    ['a'] = 'a', ['b'] = 'b', ['c'] = 'c', ['d'] = 'd', ['e'] = 'e', ['f'] = 'f', ['g'] = 'g',
+    ['h'] = 'h', ['i'] = 'i', ['j'] = 'j', ['k'] = 'k', ['l'] = 'l', ['m'] = 'm', ['n'] = 'n',
+    ['o'] = 'o', ['p'] = 'p', ['q'] = 'q', ['r'] = 'r', ['s'] = 's', ['t'] = 't', ['u'] = 'u',
+    ['v'] = 'v', ['w'] = 'w', ['x'] = 'x', ['y'] = 'y', ['z'] = 'z', ['|'] = '|', ['~'] = '~',
+};
 
 /* Headers that proxies or libcurl add, drop or rewrite on the way. */
 static bool is_unsigned(struct ts3_str name)
@@ -347,7 +370,7 @@ static enum ts3_err gather_headers(struct ts3_sigv4 *signer,
         struct ts3_str given = request->headers[i].name;
         struct ts3_str name = {signer->scratch.data + signer->scratch.len, given.len};
         for (size_t j = 0; j < given.len; j++) {
-            char c = token_char(given.data[j]);
+            char c = token_chars[(unsigned char)given.data[j]];
             if (!c)
                 return TS3_EINVAL;
             put_char(&signer->scratch, c);
@@ -473,15 +496,28 @@ static enum ts3_err put_authorization(const struct ts3_sigv4_request *request, c
     return TS3_OK;
 }
 
+static enum ts3_err date(struct ts3_sigv4 *signer, int64_t time_s)
+{
+    if (signer->amz_date[0] && signer->dated_s == time_s)
+        return TS3_OK;
+    signer->dated_s = time_s;
+    enum ts3_err err = ts3_time_format_amz(time_s, signer->amz_date);
+    if (err)
+        signer->amz_date[0] = '\0';
+    return err;
+}
+
 /* Fills canonical, and out but for the Authorization. */
 static enum ts3_err canonicalise(struct ts3_sigv4 *signer, const struct ts3_sigv4_request *request,
                                  struct ts3_sigv4_out *out, struct ts3_str *names)
 {
     enum ts3_err err = check(request);
     if (!err)
-        err = ts3_time_format_amz(request->time_s, out->amz_date);
-    if (!err)
-        err = reserve(signer, request);
+        err = date(signer, request->time_s);
+    if (err)
+        return err;
+    memcpy(out->amz_date, signer->amz_date, sizeof(out->amz_date));
+    err = reserve(signer, request);
     if (err)
         return err;
     put(&signer->canonical, request->method);

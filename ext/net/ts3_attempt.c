@@ -411,7 +411,7 @@ static bool fill_window(struct ts3_loop *loop, struct ts3_request *request, cons
     if (ts3_window_append(window, bytes, size) != TS3_OK)
         return integrity_fault(request, "the answer is longer than the window");
     if (ts3_window_fire(window))
-        ts3_engine_emit(loop->engine, request, false);
+        ts3_engine_tell(loop->engine, request);
     return true;
 }
 

@@ -11,12 +11,12 @@
 
 static void body_run(struct ts3_job *job);
 
-void ts3_body_init(struct ts3_body *body, const struct ts3_alloc *alloc,
+void ts3_body_init(struct ts3_body *body, struct ts3_shared *shared,
                    const struct ts3_digest *digest, const void *data, int fd, uint64_t offset,
                    uint64_t size_bytes)
 {
     memset(body, 0, sizeof *body);
-    body->alloc = alloc;
+    body->shared = shared;
     body->digest = digest;
     body->fd = fd;
     body->offset = offset;
@@ -38,8 +38,7 @@ void ts3_body_free(struct ts3_body *body)
     if (body->fd >= 0)
         close(body->fd);
     body->fd = -1;
-    ts3_alloc_free(body->alloc, body->memory);
-    body->memory = NULL;
+    ts3_shared_give(body->shared, &body->block);
     body->data = NULL;
 }
 
@@ -102,7 +101,7 @@ static void prepare_run(struct ts3_body *body)
     for (uint64_t at = 0; at < body->size_bytes && !stopped(body);) {
         size_t size = slice_at(body, at);
         const unsigned char *slice = body->data + (keeps ? at : 0);
-        if (reads && !read_region(body, body->memory + (keeps ? at : 0), at, size))
+        if (reads && !read_region(body, body->block.data + (keeps ? at : 0), at, size))
             break;
         if (body->want_sha256) {
             enum ts3_err err = ts3_sha256_update(&hash, slice, size);
@@ -162,15 +161,15 @@ static void start_job(struct ts3_body *body, enum ts3_body_task task, struct ts3
 static enum ts3_err allocate(struct ts3_body *body)
 {
     size_t cost = ts3_body_cost(body);
-    if (cost == 0 || body->memory != NULL)
+    if (cost == 0 || body->block.data != NULL)
         return TS3_OK;
-    body->memory = ts3_alloc_resize(body->alloc, NULL, cost, 1);
-    if (body->memory == NULL)
-        return TS3_ENOMEM;
-    body->data = body->memory;
+    enum ts3_err err = ts3_shared_take(body->shared, cost, &body->block);
+    if (err != TS3_OK)
+        return err;
+    body->data = body->block.data;
     if (body->kind == TS3_BODY_STREAM) {
-        body->chunk[0].data = body->memory;
-        body->chunk[1].data = body->memory + TS3_BODY_CHUNK_BYTES;
+        body->chunk[0].data = body->block.data;
+        body->chunk[1].data = body->block.data + TS3_BODY_CHUNK_BYTES;
     }
     return TS3_OK;
 }

@@ -21,6 +21,7 @@
 
 #include "core/ts3_digest.h"
 #include "net/ts3_engine.h"
+#include "net/ts3_shared.h"
 #include "net/ts3_worker.h"
 
 #define TS3_BODY_CHUNK_BYTES ((size_t)512 << 10)
@@ -42,10 +43,10 @@ struct ts3_body {
     struct ts3_job job;
     enum ts3_body_task task;
     enum ts3_body_kind kind;
-    const struct ts3_alloc *alloc;
+    struct ts3_shared *shared;
     const struct ts3_digest *digest;
-    const unsigned char *data; /* MEMORY: the caller's; LOADED: memory below */
-    unsigned char *memory;     /* LOADED: the region; STREAM: both chunks */
+    const unsigned char *data; /* MEMORY: the caller's; LOADED: the block's */
+    struct ts3_block block;    /* LOADED: the region; STREAM: both chunks */
     uint64_t size_bytes;
     int fd; /* -1 or our own duplicate */
     uint64_t offset;
@@ -63,7 +64,7 @@ struct ts3_body {
 };
 
 /* fd >= 0 is taken over: ts3_body_free closes it. */
-void ts3_body_init(struct ts3_body *body, const struct ts3_alloc *alloc,
+void ts3_body_init(struct ts3_body *body, struct ts3_shared *shared,
                    const struct ts3_digest *digest, const void *data, int fd, uint64_t offset,
                    uint64_t size_bytes);
 /* The job must not be working. */

@@ -346,28 +346,44 @@ static void unsignal_events(struct ts3_engine *engine)
     engine->signals -= count;
 }
 
-void ts3_engine_emit(struct ts3_engine *engine, struct ts3_request *request, bool final)
+/* Under the mutex.  Returns whether the caller has to signal, once the mutex is free: who is woken
+ * would only run into it, and be put to sleep again. */
+static bool add_event(struct ts3_engine *engine, struct ts3_note *note)
+{
+    bool was_empty = ts3_list_empty(&engine->events);
+    ts3_list_push(&engine->events, &note->link);
+    engine->undrained++;
+    engine->signals += was_empty;
+    return was_empty;
+}
+
+void ts3_engine_tell(struct ts3_engine *engine, struct ts3_request *request)
 {
     bool signals = false;
     pthread_mutex_lock(&engine->mutex);
-    struct ts3_note *note = final ? &request->final_note : &request->armed_note;
-    bool was_empty = ts3_list_empty(&engine->events);
     /* An event that says "more is ready" and was not drained yet says it for this time too. */
-    if (!ts3_link_used(&note->link)) {
-        ts3_list_push(&engine->events, &note->link);
-        engine->undrained++;
-        signals = was_empty;
-        engine->signals += was_empty;
-    }
-    if (final) {
+    if (!ts3_link_used(&request->armed_note.link))
+        signals = add_event(engine, &request->armed_note);
+    pthread_mutex_unlock(&engine->mutex);
+    if (signals)
+        signal_events(engine);
+}
+
+void ts3_engine_finish(struct ts3_engine *engine, struct ts3_link *ended)
+{
+    bool signals = false;
+    struct ts3_link *link;
+    pthread_mutex_lock(&engine->mutex);
+    while ((link = ts3_list_pop(ended)) != NULL) {
+        struct ts3_request *request = TS3_MEMBER(link, struct ts3_request, queue);
+        signals |= add_event(engine, &request->final_note);
         *table_place(engine, request->id) = request->next_in_table;
-        ts3_list_remove(
-            &request->cancel); /* wherever it is: also in the list the loop is working on */
+        /* wherever it is: also in the list the loop is working on */
+        ts3_list_remove(&request->cancel);
         engine->unfinished--;
     }
     pthread_mutex_unlock(&engine->mutex);
-    /* Not under the mutex: who is woken would only run into it, and be put to sleep again.  The
-     * event may have been drained by now; then the descriptor is readable once for nothing. */
+    /* The events may have been drained by now; then the descriptor is readable once for nothing. */
     if (signals)
         signal_events(engine);
 }
@@ -428,7 +444,10 @@ enum ts3_err ts3_engine_stats(struct ts3_engine *engine, struct ts3_engine_stats
     stats->in_flight = atomic_load(&loop->in_flight);
     stats->budget_used_bytes = atomic_load(&engine->shared->used_bytes);
     stats->budget_bytes = engine->shared->limit_bytes;
-    stats->loop_max_us = atomic_exchange(&loop->busy_max_us, 0);
+    struct ts3_hist_summary busy = ts3_hist_take(&loop->busy);
+    stats->loop_turns = busy.count;
+    stats->loop_p999_us = busy.p999_us;
+    stats->loop_max_us = busy.max_us;
     stats->skew_s = atomic_load(&loop->skew_s);
     stats->skew_adopted = atomic_load(&loop->skew_adopted);
     const char *region = atomic_load(&loop->region_adopted) ? loop->region : loop->site->region;

@@ -51,8 +51,11 @@ struct ts3_engine {
     struct ts3_loop loop;
 };
 
-/* The loop: queues an event of the request. final: the request is the caller's from here on. */
-void ts3_engine_emit(struct ts3_engine *engine, struct ts3_request *request, bool final);
+/* The loop: queues the event that more of the request's window is ready. */
+void ts3_engine_tell(struct ts3_engine *engine, struct ts3_request *request);
+/* The loop: queues the final events of all requests in the list (links: queue), which is empty
+ * afterwards; the requests are the caller's from here on. */
+void ts3_engine_finish(struct ts3_engine *engine, struct ts3_link *ended);
 /* The loop: takes what was submitted, and which are to be cancelled (links: queue, cancel). */
 void ts3_engine_collect(struct ts3_engine *engine, struct ts3_link *inbox, struct ts3_link *cancels,
                         bool *closing);

@@ -20,6 +20,9 @@
 #include "net/ts3_verdict.h"
 
 #define LOOP_EVENTS 64
+#define LOOP_ENDED 16 /* requests that have ended before their events are told, at the most */
+#define LOOP_LOOK_US 200 /* for so long is it known which idle sockets are readable */
+#define LOOP_SLICE_US 1000 /* for so long are sockets worked on in one turn */
 #define IDLE_US ((int64_t)TS3_SLOT_IDLE_S * 1000000)
 #define LOOP_SLEEP_MS                                                                              \
     60000 /* the longest poll; there is nothing to do then, it only bounds the arithmetic */
@@ -81,6 +84,7 @@ static void init_plain(struct ts3_loop *loop, struct ts3_engine *engine)
     loop->epoll_fd = -1;
     loop->curl_due_us = TS3_TIMER_NEVER;
     ts3_list_init(&loop->all);
+    ts3_list_init(&loop->ended);
     for (int i = 0; i < TS3_PRIORITIES; i++) {
         ts3_list_init(&loop->body_queue[i]);
         ts3_list_init(&loop->ready_queue[i]);
@@ -186,6 +190,16 @@ void ts3_loop_again(struct ts3_loop *loop, struct ts3_request *request, int64_t 
     ts3_timers_set(&loop->timers, &request->phase_alarm.timer, loop->now_us + delay_ms * 1000);
 }
 
+/* Every event that is told by itself wakes the caller's thread, at a cost like a request's own;
+ * telling of several at once keeps that off the loop. */
+static void tell_ended(struct ts3_loop *loop)
+{
+    if (loop->ended_count == 0)
+        return;
+    loop->ended_count = 0;
+    ts3_engine_finish(loop->engine, &loop->ended);
+}
+
 static void release(struct ts3_loop *loop, struct ts3_request *request)
 {
     bool failed = request->event.failed;
@@ -196,7 +210,9 @@ static void release(struct ts3_loop *loop, struct ts3_request *request)
     loop->live--;
     request->stage = TS3_STAGE_ENDED;
     atomic_fetch_add(failed ? &loop->failed : &loop->succeeded, 1);
-    ts3_engine_emit(loop->engine, request, true);
+    ts3_list_push(&loop->ended, &request->queue);
+    if (++loop->ended_count >= LOOP_ENDED)
+        tell_ended(loop);
 }
 
 void ts3_loop_end(struct ts3_loop *loop, struct ts3_request *request, bool failed)
@@ -276,6 +292,8 @@ static void fire_timers(struct ts3_loop *loop)
     while ((timer = ts3_timers_pop(&loop->timers, loop->now_us)) != NULL) {
         if (timer == &loop->idle_timer) {
             ts3_sockets_expire(&loop->sockets, loop->now_us - IDLE_US);
+            if (loop->live == 0)
+                ts3_blocks_trim(&loop->shared->blocks, 0);
             continue;
         }
         struct ts3_alarm *alarm = TS3_MEMBER(timer, struct ts3_alarm, timer);
@@ -370,16 +388,32 @@ static int sleep_ms(const struct ts3_loop *loop, bool posted)
     return wait_us <= 0 ? 0 : (int)((wait_us + 999) / 1000);
 }
 
+/* Idle connections that have something to say first: libcurl may start a transfer on one while it
+ * works on another socket of the same turn. */
+static void drop_stale(struct ts3_loop *loop, struct epoll_event *events, int count)
+{
+    if (loop->sockets.idle_count == 0)
+        return;
+    for (int i = 0; i < count; i++)
+        if (ts3_sockets_readable(&loop->sockets, events[i].data.fd))
+            events[i].data.fd = loop->shared->wake_fd; /* done with */
+}
+
+/* Not all of them where that would take long: what is left is told again by the next poll, behind
+ * those that were not, and in between there is time for what was posted and for timers. */
 static void act(struct ts3_loop *loop, const struct epoll_event *events, int count)
 {
     int running;
-    for (int i = 0; i < count; i++) {
+    int64_t until_us = real_us() + LOOP_SLICE_US;
+    for (int i = 0; i < count && (i == 0 || real_us() < until_us); i++) {
         uint32_t what = events[i].events;
         int bits = (what & EPOLLIN ? CURL_CSELECT_IN : 0) |
                    (what & EPOLLOUT ? CURL_CSELECT_OUT : 0) |
                    (what & (EPOLLERR | EPOLLHUP) ? CURL_CSELECT_ERR : 0);
         if (events[i].data.fd != loop->shared->wake_fd)
             (void)curl_multi_socket_action(loop->multi, events[i].data.fd, bits, &running);
+        if ((i + 1) % LOOP_ENDED == 0 && take_finished(loop))
+            tell_ended(loop); /* the caller can go on while the rest is being looked at */
     }
 }
 
@@ -397,6 +431,17 @@ static void run_curl_timer(struct ts3_loop *loop)
     if (loop->curl_due_us == TS3_TIMER_NEVER &&
         curl_multi_timeout(loop->multi, &left_ms) == CURLM_OK && left_ms >= 0)
         loop->curl_due_us = real_us() + (left_ms > 0 ? (int64_t)left_ms * 1000 : 1000);
+}
+
+/* The epoll set told at the turn's beginning which idle sockets are readable; in a long turn that is
+ * no longer fresh. */
+void ts3_loop_look(struct ts3_loop *loop)
+{
+    int64_t now_us = real_us();
+    if (now_us - loop->looked_us < LOOP_LOOK_US)
+        return;
+    ts3_sockets_sweep(&loop->sockets);
+    loop->looked_us = now_us;
 }
 
 static bool has_fd(const struct epoll_event *events, int count, int fd)
@@ -418,9 +463,12 @@ static void turn(struct ts3_loop *loop)
     int64_t begun_us = real_us();
     posted = ts3_shared_awake(loop->shared, has_fd(events, count, loop->shared->wake_fd));
     loop->now_us = loop->clock->mono_us(loop->clock->ctx);
+    loop->looked_us = count < LOOP_EVENTS ? begun_us : begun_us - LOOP_LOOK_US;
+    drop_stale(loop, events, count);
     act(loop, events, count);
     run_curl_timer(loop);
     (void)take_finished(loop);
+    tell_ended(loop);
     if (posted)
         take_posted(loop);
     fire_timers(loop);
@@ -428,12 +476,11 @@ static void turn(struct ts3_loop *loop)
     uint32_t connecting = loop->connecting;
     run_curl_timer(loop); /* what was started goes out now, not a poll later */
     bool room = take_finished(loop) || loop->connecting < connecting;
+    tell_ended(loop);
     loop->hurry = room && ts3_schedule_waits(loop);
     if (loop->sockets.idle_count > 0 && loop->idle_timer.slot == 0)
         ts3_timers_set(&loop->timers, &loop->idle_timer, loop->now_us + IDLE_US);
-    uint64_t busy_us = (uint64_t)(real_us() - begun_us);
-    if (busy_us > atomic_load_explicit(&loop->busy_max_us, memory_order_relaxed))
-        atomic_store_explicit(&loop->busy_max_us, busy_us, memory_order_relaxed);
+    ts3_hist_add(&loop->busy, (uint64_t)(real_us() - begun_us));
 }
 
 void *ts3_loop_main(void *arg)

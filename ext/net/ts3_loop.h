@@ -17,6 +17,7 @@
 
 #include "core/ts3_retry.h"
 #include "core/ts3_sigv4.h"
+#include "net/ts3_hist.h"
 #include "net/ts3_request.h"
 #include "net/ts3_slot.h"
 #include "net/ts3_sockets.h"
@@ -52,6 +53,8 @@ struct ts3_loop {
     struct ts3_link body_queue[TS3_PRIORITIES];  /* STAGE_BODY */
     struct ts3_link ready_queue[TS3_PRIORITIES]; /* STAGE_READY */
     size_t live;                                 /* in all */
+    struct ts3_link ended; /* requests whose final event was not told yet, within a turn */
+    size_t ended_count;
     uint32_t places;                             /* max_connections */
     uint32_t active;                             /* in libcurl's hands */
     uint32_t connecting;                         /* of those, without a connection yet */
@@ -67,6 +70,7 @@ struct ts3_loop {
     uint32_t connect_ms;
     int64_t now_us;      /* the engine's clock, once a turn */
     int64_t curl_due_us; /* libcurl's own timer, on the real clock; TS3_TIMER_NEVER */
+    int64_t looked_us;   /* when it was known which idle sockets are readable, on the real clock */
     bool hurry; /* places were given back after the last scheduling: do not sleep before the next */
     bool closing;
     atomic_int_fast64_t skew_s;
@@ -79,7 +83,7 @@ struct ts3_loop {
     atomic_uint_fast64_t failed;
     atomic_uint_fast64_t bytes_up;
     atomic_uint_fast64_t bytes_down;
-    atomic_uint_fast64_t busy_max_us;
+    struct ts3_hist busy; /* how long each turn was away from its poll */
 };
 
 enum ts3_err ts3_loop_init(struct ts3_loop *loop, struct ts3_engine *engine);
@@ -88,6 +92,8 @@ void *ts3_loop_main(void *loop);
 
 /* --- for the other files of the loop's thread --- */
 
+/* Sees to it that no idle connection has unread input, to the best of what can be known. */
+void ts3_loop_look(struct ts3_loop *loop);
 /* Begins a phase of the active attempt, with its timer. */
 void ts3_loop_phase(struct ts3_loop *loop, struct ts3_request *request, enum ts3_phase phase);
 /* Puts a request (in no queue) where its next attempt starts from: at once, or after a delay. */

@@ -224,7 +224,7 @@ enum ts3_err ts3_request_new(const struct ts3_alloc *alloc, struct ts3_shared *s
             close(fd);
         return err;
     }
-    ts3_body_init(&made->body, alloc, digest, spec->body_data, fd, spec->body_offset,
+    ts3_body_init(&made->body, shared, digest, spec->body_data, fd, spec->body_offset,
                   spec->body_size);
     made->body.want_sha256 = sign_payload || !site->tls || made->body.kind == TS3_BODY_NONE;
     note_headers(made);

@@ -116,7 +116,7 @@ static void start_ready(struct ts3_loop *loop)
 {
     if (!any(loop->ready_queue))
         return;
-    ts3_sockets_sweep(&loop->sockets);
+    ts3_loop_look(loop);
     for (int priority = 0; priority < TS3_PRIORITIES; priority++) {
         uint32_t places = ts3_schedule_places(loop->places, priority);
         while (!ts3_list_empty(&loop->ready_queue[priority]) && loop->active < places &&

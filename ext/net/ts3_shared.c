@@ -8,7 +8,34 @@
 #include <errno.h>
 #include <stdint.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <unistd.h>
+
+static size_t page_bytes(void)
+{
+    return (size_t)sysconf(_SC_PAGESIZE);
+}
+
+static volatile unsigned char *map_mine(void)
+{
+#ifdef MADV_WIPEONFORK
+    void *page = mmap(NULL, page_bytes(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (page == MAP_FAILED)
+        return NULL;
+    if (madvise(page, page_bytes(), MADV_WIPEONFORK) == 0) {
+        *(volatile unsigned char *)page = 1;
+        return page;
+    }
+    (void)munmap(page, page_bytes());
+#endif
+    return NULL;
+}
+
+static void unmap_mine(struct ts3_shared *shared)
+{
+    if (shared->mine != NULL)
+        (void)munmap((void *)shared->mine, page_bytes());
+}
 
 enum ts3_err ts3_shared_new(const struct ts3_alloc *alloc, size_t limit_bytes,
                             struct ts3_shared **shared)
@@ -19,10 +46,15 @@ enum ts3_err ts3_shared_new(const struct ts3_alloc *alloc, size_t limit_bytes,
     made->alloc = alloc;
     made->limit_bytes = limit_bytes;
     made->pid = getpid();
+    made->mine = map_mine();
     made->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (made->wake_fd < 0) {
+    enum ts3_err err = made->wake_fd < 0 ? TS3_EIO : ts3_blocks_init(&made->blocks, alloc);
+    if (err != TS3_OK) {
+        if (made->wake_fd >= 0)
+            close(made->wake_fd);
+        unmap_mine(made);
         ts3_alloc_free(alloc, made);
-        return TS3_EIO;
+        return err;
     }
     atomic_init(&made->used_bytes, 0);
     atomic_init(&made->refs, 1);
@@ -43,12 +75,14 @@ void ts3_shared_unref(struct ts3_shared *shared)
     if (atomic_fetch_sub(&shared->refs, 1) != 1)
         return;
     close(shared->wake_fd);
+    ts3_blocks_free(&shared->blocks);
+    unmap_mine(shared);
     ts3_alloc_free(shared->alloc, shared);
 }
 
 bool ts3_shared_forked(const struct ts3_shared *shared)
 {
-    return getpid() != shared->pid;
+    return shared->mine != NULL ? *shared->mine == 0 : getpid() != shared->pid;
 }
 
 void ts3_shared_wake(struct ts3_shared *shared)
@@ -98,4 +132,22 @@ void ts3_shared_discharge(struct ts3_shared *shared, size_t bytes)
     atomic_fetch_sub(&shared->used_bytes, bytes);
     if (atomic_load(&shared->wanted))
         ts3_shared_wake(shared);
+}
+
+/* How much may be kept for later, beside what is used. */
+static size_t room_bytes(const struct ts3_shared *shared)
+{
+    size_t used = atomic_load(&shared->used_bytes);
+    return used < shared->limit_bytes ? shared->limit_bytes - used : 0;
+}
+
+enum ts3_err ts3_shared_take(struct ts3_shared *shared, size_t bytes, struct ts3_block *block)
+{
+    return ts3_blocks_take(&shared->blocks, bytes, room_bytes(shared), block);
+}
+
+void ts3_shared_give(struct ts3_shared *shared, struct ts3_block *block)
+{
+    /* It is still charged. */
+    ts3_blocks_give(&shared->blocks, room_bytes(shared) + block->size_bytes, block);
 }

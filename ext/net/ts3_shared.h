@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* What may outlive an engine, because windows do: its byte budget, and the way to wake its loop.
  * Owner: counted references; the engine holds one, each window one.  Thread: any, all state is
- *   atomic.
+ *   atomic or (blocks) has its own lock.
  * Errors: TS3_ENOMEM, TS3_EIO from new; TS3_EBUDGET from charge.  Limits: used never exceeds limit
  *   but by force. */
 #ifndef TS3_SHARED_H
@@ -14,13 +14,18 @@
 
 #include "core/ts3_alloc.h"
 #include "core/ts3_err.h"
+#include "net/ts3_blocks.h"
 
 struct ts3_shared {
     const struct ts3_alloc *alloc;
     size_t limit_bytes;
-    pid_t pid;   /* who made it; a forked child must touch nothing */
+    pid_t pid; /* who made it; a forked child must touch nothing */
+    /* A page that the kernel clears in a forked child, which is cheaper to ask than it; NULL where
+     * there is no such thing (before Linux 4.14). */
+    volatile unsigned char *mine;
     int wake_fd; /* eventfd in the loop's epoll set */
     atomic_size_t used_bytes;
+    struct ts3_blocks blocks; /* of windows and bodies; used and kept together stay below the limit */
     atomic_uint refs;
     atomic_bool posted;   /* something for the loop to look at */
     atomic_bool sleeping; /* the loop is in, or about to enter, its poll: write to wake_fd */
@@ -45,5 +50,8 @@ enum ts3_err ts3_shared_charge(struct ts3_shared *shared, size_t bytes);
 /* For what cannot be refused; may take used beyond the limit. */
 void ts3_shared_force(struct ts3_shared *shared, size_t bytes);
 void ts3_shared_discharge(struct ts3_shared *shared, size_t bytes);
+/* Memory for bytes that were charged before; to be given back before they are discharged. */
+enum ts3_err ts3_shared_take(struct ts3_shared *shared, size_t bytes, struct ts3_block *block);
+void ts3_shared_give(struct ts3_shared *shared, struct ts3_block *block);
 
 #endif

@@ -58,14 +58,38 @@ static void set_idle(struct ts3_sockets *sockets, struct ts3_socket *entry, bool
     }
 }
 
+/* Never fails: libcurl would take an error for the end of all transfers. A socket that cannot be
+ * watched is one transfer's loss, which ends by its timer. */
+static void watch(struct ts3_sockets *sockets, struct ts3_socket *entry, uint32_t events)
+{
+    if (entry->watched == events)
+        return;
+    struct epoll_event event = {.events = events, .data.fd = entry->fd};
+    int operation = entry->watched != 0 ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
+    if (epoll_ctl(sockets->epoll_fd, operation, entry->fd, &event) != 0) {
+        /* A descriptor number that was closed and opened again unseen is in the set no more, or is
+         * there already. */
+        operation = errno == ENOENT ? EPOLL_CTL_ADD : EPOLL_CTL_MOD;
+        if (epoll_ctl(sockets->epoll_fd, operation, entry->fd, &event) != 0)
+            return;
+    }
+    entry->watched = events;
+}
+
+static void unwatch(struct ts3_sockets *sockets, struct ts3_socket *entry)
+{
+    if (entry->watched != 0)
+        (void)epoll_ctl(sockets->epoll_fd, EPOLL_CTL_DEL, entry->fd, NULL);
+    entry->watched = 0;
+}
+
 static void forget(struct ts3_sockets *sockets, struct ts3_socket **place)
 {
     struct ts3_socket *entry = *place;
     set_idle(sockets, entry, false);
     /* Said explicitly: where a forked child holds a copy of the descriptor, closing alone would not
      * remove it. */
-    if (entry->watched)
-        (void)epoll_ctl(sockets->epoll_fd, EPOLL_CTL_DEL, entry->fd, NULL);
+    unwatch(sockets, entry);
     if (entry->opened)
         atomic_fetch_sub(&sockets->open_now, 1);
     *place = entry->next;
@@ -108,8 +132,8 @@ static int on_close(void *arg, curl_socket_t fd)
     return close(fd);
 }
 
-/* Never fails: libcurl would take an error for the end of all transfers. A socket that cannot be
- * watched is one transfer's loss, which ends by its timer. */
+/* A connection that becomes idle stays in the epoll set: it is told of when something comes that
+ * was not asked for, and the next request finds it watched. */
 static int on_watch(CURL *easy, curl_socket_t fd, int what, void *arg, void *unused)
 {
     struct ts3_sockets *sockets = arg;
@@ -118,31 +142,20 @@ static int on_watch(CURL *easy, curl_socket_t fd, int what, void *arg, void *unu
     if (entry == NULL)
         return 0;
     if (what == CURL_POLL_REMOVE) {
-        if (entry->watched)
-            (void)epoll_ctl(sockets->epoll_fd, EPOLL_CTL_DEL, fd, NULL);
-        entry->watched = false;
-        if (entry->opened)
-            set_idle(sockets, entry, true);
-        else
+        if (!entry->opened) {
             forget(sockets, find(sockets, fd));
+            return 0;
+        }
+        watch(sockets, entry, EPOLLIN);
+        set_idle(sockets, entry, true);
         return 0;
     }
     if (entry->opened)
         ts3_slot_on_socket(easy, fd);
-    struct epoll_event event = {0};
-    event.events = (what & CURL_POLL_IN ? (uint32_t)EPOLLIN : 0) |
-                   (what & CURL_POLL_OUT ? (uint32_t)EPOLLOUT : 0);
-    event.data.fd = fd;
     set_idle(sockets, entry, false);
-    int operation = entry->watched ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
-    if (epoll_ctl(sockets->epoll_fd, operation, fd, &event) != 0) {
-        /* A descriptor number that was closed and opened again unseen is in the set no more, or is
-         * there already. */
-        operation = errno == ENOENT ? EPOLL_CTL_ADD : EPOLL_CTL_MOD;
-        if (epoll_ctl(sockets->epoll_fd, operation, fd, &event) != 0)
-            return 0;
-    }
-    entry->watched = true;
+    watch(sockets, entry,
+          (what & CURL_POLL_IN ? (uint32_t)EPOLLIN : 0) |
+              (what & CURL_POLL_OUT ? (uint32_t)EPOLLOUT : 0));
     return 0;
 }
 
@@ -174,6 +187,23 @@ static void kill_socket(curl_socket_t fd)
             return;
 }
 
+static void kill_idle(struct ts3_sockets *sockets, struct ts3_socket *entry)
+{
+    kill_socket(entry->fd);
+    unwatch(sockets, entry);
+    set_idle(sockets, entry, false); /* nothing to be looked at again */
+}
+
+bool ts3_sockets_readable(struct ts3_sockets *sockets, curl_socket_t fd)
+{
+    struct ts3_socket *entry = *find(sockets, fd);
+    if (entry == NULL || !ts3_link_used(&entry->idle))
+        return false;
+    kill_idle(sockets, entry);
+    atomic_fetch_add(&sockets->stale_total, 1);
+    return true;
+}
+
 void ts3_sockets_sweep(struct ts3_sockets *sockets)
 {
     if (sockets->idle_count == 0)
@@ -197,10 +227,7 @@ void ts3_sockets_sweep(struct ts3_sockets *sockets)
     for (nfds_t i = 0; i < count; i++) {
         if (sockets->polls[i].revents == 0)
             continue;
-        kill_socket(sockets->polls[i].fd);
-        struct ts3_socket *entry = *find(sockets, sockets->polls[i].fd);
-        set_idle(sockets, entry, false); /* nothing to be looked at again */
-        atomic_fetch_add(&sockets->stale_total, 1);
+        (void)ts3_sockets_readable(sockets, sockets->polls[i].fd);
     }
 }
 
@@ -210,7 +237,6 @@ void ts3_sockets_expire(struct ts3_sockets *sockets, int64_t before_us)
         struct ts3_socket *entry = TS3_MEMBER(sockets->idle.next, struct ts3_socket, idle);
         if (entry->idle_since_us > before_us)
             return;
-        kill_socket(entry->fd);
-        set_idle(sockets, entry, false);
+        kill_idle(sockets, entry);
     }
 }

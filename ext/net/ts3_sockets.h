@@ -2,8 +2,8 @@
 /* The sockets of libcurl's connections: which exist, which are watched, which are idle.
  *
  * libcurl 7.88 reuses an idle connection that has unread input (a late 408, say) and then takes
- * that input for the answer to the next request.  So every idle socket is looked at before
- * requests are started, and shut down when it is readable; libcurl then finds it dead.
+ * that input for the answer to the next request.  So idle sockets stay in the epoll set, and one
+ * that becomes readable is shut down, before requests are started; libcurl then finds it dead.
  *
  * Owner: the loop.  Thread: the loop's (callbacks of libcurl run there); the two totals may be
  *   read by any.
@@ -29,8 +29,8 @@ struct ts3_socket {
     struct ts3_link idle;    /* opened, and no transfer waits for it; the longest idle first */
     int64_t idle_since_us;
     curl_socket_t fd;
-    bool opened;  /* a connection; else one of libcurl's own (the resolver's) */
-    bool watched; /* in the epoll set */
+    bool opened;      /* a connection; else one of libcurl's own (the resolver's) */
+    uint32_t watched; /* for these events, in the epoll set; 0: not in it */
 };
 
 struct ts3_sockets {
@@ -54,7 +54,10 @@ void ts3_sockets_free(struct ts3_sockets *sockets);
 /* Sets the callbacks that keep this table on a handle. */
 CURLcode ts3_sockets_attach(struct ts3_sockets *sockets, CURL *easy);
 CURLMcode ts3_sockets_attach_multi(struct ts3_sockets *sockets, CURLM *multi);
-/* Shuts down the idle sockets that are readable or broken. */
+/* Of a socket that the epoll set says is readable or broken: true when it was idle; then it was
+ * shut down, and libcurl need not be told. */
+bool ts3_sockets_readable(struct ts3_sockets *sockets, curl_socket_t fd);
+/* Looks at all idle sockets afresh, where what the epoll set said is old or was not all. */
 void ts3_sockets_sweep(struct ts3_sockets *sockets);
 /* Shuts down those that have been idle since before_us or longer; libcurl closes them when it next
  * looks. */

@@ -13,16 +13,14 @@ enum ts3_err ts3_window_make(struct ts3_shared *shared, size_t size_bytes,
     if (err != TS3_OK)
         return err;
     struct ts3_window *made = ts3_alloc_zero(shared->alloc, 1, sizeof *made);
-    unsigned char *data = ts3_alloc_resize(shared->alloc, NULL, size_bytes, 1);
-    if (made == NULL || data == NULL) {
+    err = made == NULL ? TS3_ENOMEM : ts3_shared_take(shared, size_bytes, &made->block);
+    if (err != TS3_OK) {
         ts3_alloc_free(shared->alloc, made);
-        ts3_alloc_free(shared->alloc, data);
         ts3_shared_discharge(shared, size_bytes);
-        return TS3_ENOMEM;
+        return err;
     }
     ts3_shared_ref(shared);
     made->shared = shared;
-    made->data = data;
     made->size_bytes = size_bytes;
     atomic_init(&made->refs, 1);
     atomic_init(&made->ready_bytes, 0);
@@ -45,7 +43,7 @@ void ts3_window_unref(struct ts3_window *window)
         return;
     struct ts3_shared *shared = window->shared;
     size_t size_bytes = window->size_bytes;
-    ts3_alloc_free(shared->alloc, window->data);
+    ts3_shared_give(shared, &window->block);
     ts3_alloc_free(shared->alloc, window);
     ts3_shared_discharge(shared, size_bytes);
     ts3_shared_unref(shared);
@@ -63,7 +61,7 @@ size_t ts3_window_ready(const struct ts3_window *window)
 
 const unsigned char *ts3_window_data(const struct ts3_window *window)
 {
-    return window->data;
+    return window->block.data;
 }
 
 enum ts3_err ts3_window_append(struct ts3_window *window, const void *bytes, size_t size_bytes)
@@ -71,7 +69,7 @@ enum ts3_err ts3_window_append(struct ts3_window *window, const void *bytes, siz
     size_t ready = atomic_load_explicit(&window->ready_bytes, memory_order_relaxed);
     if (size_bytes > window->size_bytes - ready)
         return TS3_ELIMIT;
-    memcpy(window->data + ready, bytes, size_bytes);
+    memcpy(window->block.data + ready, bytes, size_bytes);
     /* Sequentially consistent, not only released: pairs with the arming below, see ts3_window_fire.
      */
     atomic_store(&window->ready_bytes, ready + size_bytes);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The inside of a window (its interface is in ts3_engine.h).
  * Owner: counted references: the caller's, and the request's that fills it.
- * Thread: size and data never change.  ready is written by the loop alone (release) and read by
+ * Thread: size and block never change.  ready is written by the loop alone (release) and read by
  *   any (acquire).  armed is set by callers and taken back by whoever sees first that it is due:
  *   the arming call itself, or the loop.  busy is set by submit and cleared by the loop.
  * Errors and limits: see ts3_engine.h. */
@@ -16,7 +16,7 @@
 
 struct ts3_window {
     struct ts3_shared *shared;
-    unsigned char *data;
+    struct ts3_block block;
     size_t size_bytes;
     atomic_uint refs;
     atomic_size_t ready_bytes;

@@ -40,10 +40,12 @@ int ts3_py_args_sort(const char *function, PyObject *const *args, Py_ssize_t nar
         out[i] = args[i];
     }
     Py_ssize_t named = kwnames ? PyTuple_GET_SIZE(kwnames) : 0;
-    for (Py_ssize_t i = 0; i < named; i++) {
+    size_t place = (size_t)nargs;
+    for (Py_ssize_t i = 0; i < named; i++, place++) {
         PyObject *name = PyTuple_GET_ITEM(kwnames, i);
-        size_t place = 0;
-        int found = place_of(name, names, count, &place);
+        /* Most callers name them in the order in which they are declared. */
+        bool next = place < count && names[place] == name;
+        int found = next ? 1 : place_of(name, names, count, &place);
         if (found < 0) {
             return -1;
         }

@@ -475,6 +475,8 @@ static PyObject *engine_stats(PyObject *object, PyObject *Py_UNUSED(none))
         {"undrained", stats.undrained},
         {"budget_used_bytes", stats.budget_used_bytes},
         {"budget_bytes", stats.budget_bytes},
+        {"loop_turns", stats.loop_turns},
+        {"loop_p999_us", stats.loop_p999_us},
         {"loop_max_us", stats.loop_max_us},
         {"skew_adopted", stats.skew_adopted ? 1 : 0},
     };

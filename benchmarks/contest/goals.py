@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The goals, held against what was measured, in one table at the end of a run.
+
+A goal on a row is on ratios taken within each round; what is compared is their median. Where a goal names several
+others ("ahead of all others"), the best of them counts, and is named.
+"""
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable
+from typing import Callable, NamedTuple
+
+from contest.entrants import BARE, FRESH, HASHED, HOP, PERFORM
+from contest.timing import Entrant, Row, quartiles, ratios, told
+
+DRAINED = "ours, submit and drain"
+DEFERREDS = "ours, Deferreds"
+ONE_SLOWER = 1.15
+"""How much longer one request at a time may take than bare libcurl with a thread hop."""
+CPU_MORE = 1.10
+
+
+class Outcome(NamedTuple):
+    """One line of the table. `met` None: it could not be measured."""
+
+    what: str
+    measured: str
+    goal: str
+    met: bool | None
+
+
+def _find(row: Row, name: str) -> Entrant | None:
+    return next((one for one in row.able() if one.name == name and one.rates), None)
+
+
+def _best(row: Row, ours: Entrant, rivals: Iterable[Entrant]) -> Entrant | None:
+    """The one that ours is least ahead of."""
+    return min(rivals, key=lambda one: statistics.median(ratios(ours, one)), default=None)
+
+
+def at_least(row: Row, ours: str, others: Iterable[str], goal: float, words: str = "") -> Outcome:
+    """Ours is `goal` times the best of these lines."""
+    mine = _find(row, ours)
+    rivals = [one for name in others if (one := _find(row, name)) is not None]
+    rival = _best(row, mine, rivals) if mine is not None else None
+    if mine is None or rival is None:
+        return Outcome(f"{row.key}: {ours}", "not measured", f">= {goal:.2f}", None)
+    got = ratios(mine, rival)
+    return Outcome(f"{row.key}: {ours} / {rival.name}{words}", told(got), f">= {goal:.2f}",
+                   statistics.median(got) >= goal)
+
+
+def ahead(row: Row, ours: str, *, payload: str = "") -> list[Outcome]:
+    """Ours is ahead of all that is neither ours nor a yardstick, or of those whose PUTs are of one kind. Where the
+    best of them is no client of S3 (pycurl without a signature), a second line is for the best that is one."""
+    rivals = [one for one in row.able()
+              if not one.ours and not one.name.startswith("libcurl in C") and payload in ("", one.note)]
+    mine = _find(row, ours)
+    best = _best(row, mine, rivals) if mine is not None else None
+    made = [at_least(row, ours, [one.name for one in rivals], 1.0, ", the best other")]
+    if best is not None and not best.signs:
+        names = [one.name for one in rivals if one.signs]
+        made.append(at_least(row, ours, names, 1.0, ", the best other of S3"))
+    return made
+
+
+def cpu_within(row: Row, ours: str, bare: str, *, hashed: str | None = None) -> Outcome:
+    """CPU seconds a GB: at most CPU_MORE times the yardstick's, after what the hash costs (`hashed` less `bare`) was
+    taken off where it is given."""
+    mine, yard = _find(row, ours), _find(row, bare)
+    more = _find(row, hashed) if hashed else None
+    goal = f"<= {CPU_MORE:.2f}"
+    what = f"{row.key}: CPU{' less the hash' if hashed else ''}, {ours} / {bare}"
+    if mine is None or yard is None or (hashed and more is None):
+        return Outcome(what, "not measured", goal, None)
+    extra = statistics.median(more.cpu) - statistics.median(yard.cpu) if more else 0.0
+    got = [(one - extra) / other for one, other in zip(mine.cpu, yard.cpu)]
+    return Outcome(what, told(got), goal, statistics.median(got) <= CPU_MORE)
+
+
+def _small(row: Row) -> list[Outcome]:
+    return [
+        at_least(row, DEFERREDS, ["boto3 (botocore)"], 15),
+        at_least(row, DEFERREDS, ["obstore"], 1.5),
+        *ahead(row, DEFERREDS),
+        at_least(row, DRAINED, [BARE, PERFORM], 0.75),
+    ]
+
+
+def _latency(row: Row) -> list[Outcome]:
+    return [at_least(row, DRAINED, [HOP], 1 / ONE_SLOWER), *ahead(row, DRAINED)]
+
+
+def _get_stream(row: Row) -> list[Outcome]:
+    made = [at_least(row, name, [yard], 0.95) for name in (DRAINED, DEFERREDS) for yard in (FRESH, BARE)]
+    made += [cpu_within(row, name, FRESH) for name in (DRAINED, DEFERREDS)]
+    return [*made, *ahead(row, DRAINED), *ahead(row, DEFERREDS)]
+
+
+def _put_stream(row: Row) -> list[Outcome]:
+    made = [at_least(row, name, [BARE], 0.95) for name in (DRAINED, DEFERREDS)]
+    made += [cpu_within(row, name, BARE, hashed=HASHED) for name in (DRAINED, DEFERREDS)]
+    return [*made, *ahead(row, DRAINED, payload="signed"), *ahead(row, DEFERREDS, payload="signed")]
+
+
+def _put_unsigned(row: Row) -> list[Outcome]:
+    made = [at_least(row, name, [BARE], 0.95) for name in (DRAINED, DEFERREDS)]
+    made += [cpu_within(row, name, BARE) for name in (DRAINED, DEFERREDS)]
+    return [*made, *ahead(row, DRAINED), *ahead(row, DEFERREDS)]
+
+
+def _tls_put(row: Row) -> list[Outcome]:
+    return [*_put_stream(row), *(at_least(row, name, [HASHED], 1.4) for name in (DRAINED, DEFERREDS))]
+
+
+RULES: dict[str, Callable[[Row], list[Outcome]]] = {
+    "sign": lambda row: [at_least(row, "ours", ["botocore, add_auth"], 40)],
+    "parse": lambda row: [at_least(row, "ours", ["botocore's parser"], 50),
+                          at_least(row, "ours", ["libxml2 SAX2 in C, bare"], 0.5)],
+    "get-small": _small,
+    "put-small": _small,
+    "get-latency": _latency,
+    "put-latency": _latency,
+    "get-stream": _get_stream,
+    "put-stream": _put_stream,
+    "tls-get-stream": _get_stream,
+    "tls-put-stream": _tls_put,
+    "tls-put-unsigned": _put_unsigned,
+}
+
+
+def of_row(row: Row) -> list[Outcome]:
+    return RULES[row.key](row)
+
+
+def at_most(what: str, values: list[float], goal: float, unit: str) -> Outcome:
+    """The largest of some values that were measured, against a limit."""
+    if not values:
+        return Outcome(what, "not measured", f"<= {goal:g} {unit}", None)
+    low, middle, high = quartiles(values) if len(values) > 1 else (values[0],) * 3
+    spread = f"; median {middle:.2f} ({low:.2f} to {high:.2f}) of {len(values)}" if len(values) > 1 else ""
+    return Outcome(what, f"{max(values):.2f} {unit}{spread}", f"<= {goal:g} {unit}", max(values) <= goal)
+
+
+def show(outcomes: list[Outcome]) -> None:
+    """The table; what could not be measured is not met either."""
+    if not outcomes:
+        return
+    width = max(len(one.what) for one in outcomes)
+    print("\nGoals   [median (quartiles) of what was measured; rate ratios but where it says CPU]")
+    for one in outcomes:
+        verdict = "met" if one.met else ("NOT met" if one.met is False else "NOT met (not measured)")
+        print(f"  {one.what:<{width}}  {one.measured:>26}   goal {one.goal}: {verdict}")
+    print(f"{sum(1 for one in outcomes if one.met)} of {len(outcomes)} met", flush=True)

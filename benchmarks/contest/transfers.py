@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The rows of GETs and PUTs: small ones, one at a time, streams; plain and over TLS.
+
+What a PUT says of its body decides whom it may be compared with: lines of a row of PUTs have "signed" (its SHA-256
+was computed), "unsigned" (UNSIGNED-PAYLOAD) or "none" (no signature at all) behind the name. Lines of a row of GETs
+have "no S3" there where requests are not signed.
+"""
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import Any, Callable
+
+from twisted.internet.defer import Deferred, inlineCallbacks
+
+from contest.entrants import BARE, FRESH, HASHED, HOP, PERFORM, bare_ways, others, ours
+from contest.load import Contender, Load
+from contest.ours import Deferreds, Drained
+from contest.server import NullServer
+from contest.timing import Entrant, Row, run_row
+
+SMALL_BYTES = 4096
+SMALL_PARALLEL = 64
+WINDOW_BYTES = 8 * 1024 * 1024
+WINDOW_PARALLEL = 2
+
+PLAIN_ROWS = ("get-small", "put-small", "get-latency", "put-latency", "get-stream", "put-stream")
+TLS_ROWS = ("tls-get-stream", "tls-put-stream", "tls-put-unsigned")
+
+
+def _entrants(contenders: Sequence[Contender], load: Load) -> list[Entrant]:
+    def turn(contender: Contender) -> Callable[[int], Any]:
+        return lambda count: contender.run(load, count)
+
+    return [
+        Entrant(one.name, turn(one), isinstance(one, (Drained, Deferreds)), signs=one.payload != "none",
+                note=one.payload if load.method == "PUT" else "no S3" if one.payload == "none" else "")
+        for one in contenders
+    ]
+
+
+def _small_row(key: str, method: str, contenders: Sequence[Contender], server: NullServer) -> Row:
+    load = Load(method, f"small-{SMALL_BYTES}", SMALL_BYTES, SMALL_PARALLEL)
+    return Row(key, f"4 KiB {method}, {SMALL_PARALLEL} in flight", _entrants(contenders, load), "requests/s",
+               least=2 * SMALL_PARALLEL, server_cpu_s=server.cpu_s)
+
+
+def _latency_row(key: str, method: str, contenders: Sequence[Contender], server: NullServer) -> Row:
+    load = Load(method, f"small-{SMALL_BYTES}", SMALL_BYTES, 1)
+    return Row(key, f"4 KiB {method}, one at a time", _entrants(contenders, load), "us each", least=20, latency=True,
+               server_cpu_s=server.cpu_s)
+
+
+def _stream_row(
+    key: str, method: str, contenders: Sequence[Contender], server: NullServer, stream_bytes: int,
+) -> Row:
+    windows = max(1, stream_bytes // WINDOW_BYTES)
+    large = f"large-{(windows + WINDOW_PARALLEL) * WINDOW_BYTES}"
+    load = Load(method, large, WINDOW_BYTES, WINDOW_PARALLEL, ranged=method == "GET")
+    where = "TLS" if server.site.https else "plain"
+    kind = " without a hash of the payload" if key.endswith("unsigned") else ""
+    title = f"{stream_bytes / 1e9:.2f} GB, {method} over {where}{kind}, 8 MiB windows, {WINDOW_PARALLEL} in flight"
+    return Row(key, title, _entrants(contenders, load), "MB/s", scale=WINDOW_BYTES / 1e6, fixed=windows, least=4,
+               server_cpu_s=server.cpu_s)
+
+
+@inlineCallbacks
+def _close(contenders: Sequence[Contender]) -> Generator[Deferred[Any], Any, None]:
+    for contender in contenders:
+        yield contender.close()
+
+
+@inlineCallbacks
+def plain_rows(
+    reactor: Any, folder: Path, server: NullServer, *, seconds: float, stream_bytes: int, wanted: set[str],
+) -> Generator[Deferred[Any], Any, list[Row]]:
+    """PLAIN_ROWS, of which those that are wanted."""
+    rows: list[Row] = []
+    if not wanted & set(PLAIN_ROWS):
+        return rows
+    bare = bare_ways(folder, server.site)
+    mine, rest = ours(reactor, server.site), others(server.site)
+    unsigned = [one for one in others(server.site, signed=False) if one.name.startswith("obstore")]
+    for method in ("GET", "PUT"):
+        name = method.lower()
+        if f"{name}-small" in wanted:
+            entrants = [*mine, bare[BARE], bare[PERFORM], *rest]
+            rows.append((yield run_row(_small_row(f"{name}-small", method, entrants, server), seconds)))
+        if f"{name}-latency" in wanted:
+            entrants = [*mine, bare[BARE], bare[HOP], *rest]
+            rows.append((yield run_row(_latency_row(f"{name}-latency", method, entrants, server), seconds)))
+        if f"{name}-stream" in wanted:
+            entrants = [*mine, *_yardsticks(bare, method), *rest, *(unsigned if method == "PUT" else [])]
+            rows.append((yield run_row(_stream_row(f"{name}-stream", method, entrants, server, stream_bytes),
+                                       seconds)))
+    yield _close([*mine, *rest, *unsigned])
+    return rows
+
+
+def _yardsticks(bare: dict[str, Any], method: str) -> list[Contender]:
+    return [bare[BARE], bare[FRESH]] if method == "GET" else [bare[BARE], bare[HASHED]]
+
+
+@inlineCallbacks
+def tls_rows(
+    reactor: Any, folder: Path, server: NullServer, *, seconds: float, stream_bytes: int, wanted: set[str],
+) -> Generator[Deferred[Any], Any, list[Row]]:
+    """TLS_ROWS, of which those that are wanted. Those who hash the payload and those who do not have a row each."""
+    rows: list[Row] = []
+    bare = bare_ways(folder, server.site)
+    for key in TLS_ROWS:
+        if key not in wanted:
+            continue
+        method = "GET" if "get" in key else "PUT"
+        signed = not key.endswith("unsigned")
+        mine, rest = ours(reactor, server.site, signed=signed), others(server.site, signed=signed)
+        yardsticks = _yardsticks(bare, method) if signed else [bare[BARE]]
+        fitting = [one for one in rest if method == "GET" or (one.payload == "signed") == signed]
+        row = _stream_row(key, method, [*mine, *yardsticks, *fitting], server, stream_bytes)
+        rows.append((yield run_row(row, seconds)))
+        yield _close([*mine, *rest])
+    return rows

@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Parts of the net room that need no network: the histogram, and the blocks kept for reuse. */
+#include <stdint.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "net/ts3_blocks.h"
+#include "net/ts3_hist.h"
+#include "net/ts3_shared.h"
+#include "ts3_test.h"
+
+TEST(histogram_of_nothing)
+{
+    struct ts3_hist hist = {0};
+    struct ts3_hist_summary summary = ts3_hist_take(&hist);
+    CHECK_INT(summary.count, 0);
+    CHECK_INT(summary.p999_us, 0);
+    CHECK_INT(summary.max_us, 0);
+}
+
+TEST(histogram_is_at_most_a_fifth_off)
+{
+    struct ts3_hist hist = {0};
+    for (uint64_t time_us = 0; time_us < 3000000; time_us += 1 + time_us / 7) {
+        ts3_test_label("%llu us", (unsigned long long)time_us);
+        for (int i = 0; i < 999; i++)
+            ts3_hist_add(&hist, time_us);
+        ts3_hist_add(&hist, 50000000);
+        struct ts3_hist_summary summary = ts3_hist_take(&hist);
+        CHECK_INT(summary.count, 1000);
+        CHECK_INT(summary.max_us, 50000000);
+        CHECK(summary.p999_us >= time_us && summary.p999_us <= time_us + time_us / 4);
+        CHECK_INT(ts3_hist_take(&hist).count, 0);
+    }
+}
+
+TEST(histogram_tells_the_tail)
+{
+    struct ts3_hist hist = {0};
+    for (int i = 0; i < 9980; i++)
+        ts3_hist_add(&hist, 100);
+    for (int i = 0; i < 20; i++)
+        ts3_hist_add(&hist, UINT64_MAX);
+    struct ts3_hist_summary summary = ts3_hist_take(&hist);
+    CHECK(summary.p999_us > 1000000);
+    CHECK(summary.max_us == UINT64_MAX);
+}
+
+/* A block of the size, written to its last byte. */
+static struct ts3_block take(struct ts3_blocks *blocks, size_t size_bytes, size_t room_bytes)
+{
+    struct ts3_block block = {0};
+    CHECK_OK(ts3_blocks_take(blocks, size_bytes, room_bytes, &block));
+    CHECK(block.size_bytes >= size_bytes);
+    memset(block.data, 7, block.size_bytes);
+    return block;
+}
+
+#define MIB ((size_t)1 << 20)
+
+TEST(blocks_come_back)
+{
+    struct ts3_blocks blocks;
+    CHECK_OK(ts3_blocks_init(&blocks, ts3_alloc_libc()));
+    struct ts3_block block = take(&blocks, 8 * MIB, 64 * MIB);
+    CHECK_INT((uintptr_t)block.data % TS3_BLOCK_HUGE_BYTES, 0);
+    unsigned char *data = block.data;
+    ts3_blocks_give(&blocks, 64 * MIB, &block);
+    CHECK(block.data == NULL);
+    CHECK_INT(blocks.kept_bytes, 8 * MIB);
+    struct ts3_block half = take(&blocks, 4 * MIB, 64 * MIB); /* would waste half */
+    CHECK(half.data != data);
+    block = take(&blocks, 8 * MIB - 100, 64 * MIB);
+    CHECK(block.data == data);
+    CHECK_INT(blocks.kept_bytes, 0);
+    ts3_blocks_give(&blocks, 64 * MIB, &block);
+    ts3_blocks_give(&blocks, 64 * MIB, &block); /* nothing is given twice */
+    ts3_blocks_give(&blocks, 64 * MIB, &half);
+    CHECK_INT(blocks.kept_bytes, 12 * MIB);
+    ts3_blocks_trim(&blocks, 5 * MIB);
+    CHECK_INT(blocks.kept_bytes, 4 * MIB); /* the longest kept went */
+    CHECK_INT(atomic_load(&blocks.mapped_bytes), 4 * MIB);
+    ts3_blocks_free(&blocks);
+    CHECK_INT(atomic_load(&blocks.mapped_bytes), 0);
+}
+
+TEST(blocks_are_kept_within_limits)
+{
+    struct ts3_blocks blocks;
+    CHECK_OK(ts3_blocks_init(&blocks, ts3_alloc_libc()));
+    struct ts3_block block[2 * TS3_BLOCKS_KEPT];
+    for (int i = 0; i < 2 * TS3_BLOCKS_KEPT; i++)
+        block[i] = take(&blocks, MIB, 64 * MIB);
+    for (int i = 0; i < 2 * TS3_BLOCKS_KEPT; i++)
+        ts3_blocks_give(&blocks, 64 * MIB, &block[i]);
+    CHECK_INT(blocks.count, TS3_BLOCKS_KEPT);
+    struct ts3_block other = take(&blocks, 2 * MIB, 3 * MIB); /* there is not room for all beside it */
+    CHECK_INT(blocks.kept_bytes, 3 * MIB);
+    ts3_blocks_give(&blocks, 2 * MIB, &other);
+    CHECK_INT(blocks.kept_bytes, 2 * MIB);
+    struct ts3_block small = take(&blocks, 1000, 64 * MIB);
+    ts3_blocks_give(&blocks, 64 * MIB, &small); /* not worth it */
+    struct ts3_block large = take(&blocks, 9 * MIB, 64 * MIB);
+    ts3_blocks_give(&blocks, 8 * MIB, &large); /* no room */
+    CHECK_INT(blocks.kept_bytes, 2 * MIB);
+    ts3_blocks_free(&blocks);
+    CHECK_INT(atomic_load(&blocks.mapped_bytes), 0);
+}
+
+TEST(forked_children_are_known)
+{
+    struct ts3_shared *shared = NULL;
+    CHECK_OK(ts3_shared_new(ts3_alloc_libc(), 1000, &shared));
+    volatile unsigned char *mine = shared->mine;
+    for (int round = 0; round < 2; round++) { /* the second: as on a kernel without such pages */
+        CHECK(!ts3_shared_forked(shared));
+        pid_t child = fork();
+        CHECK(child >= 0);
+        if (child == 0)
+            _exit(ts3_shared_forked(shared) ? 7 : 8);
+        int status = 0;
+        CHECK_INT(waitpid(child, &status, 0), child);
+        CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 7);
+        shared->mine = NULL;
+    }
+    shared->mine = mine;
+    ts3_shared_unref(shared);
+}
