@@ -153,7 +153,7 @@ class Window:
     @property
     def ready(self) -> int:
         """Bytes that are valid from 0 on; only grows; stays after a failure; 0 once closed."""
-    def arm(self, upto: int) -> bool:
+    def arm(self, upto: int, /) -> bool:
         """True: the first `upto` bytes are ready. False: one Event with final=False comes when they are; a later
         call replaces an earlier one that has not fired. ValueError beyond size or after close()."""
     def read(self, offset: int, length: int, /) -> bytes:
