@@ -18,7 +18,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from twisted.internet.ssl import CertificateOptions, PrivateCertificate
 
 _DAY = timedelta(days=1)
 
@@ -69,6 +68,8 @@ class Authority:
     def server(self, *names: str, days: tuple[int, int] = (-1, 10), **options: Any) -> Any:
         """What listenSSL takes, for a server of these host names or addresses; valid from and to, in days from
         now. `options` are those of Twisted's CertificateOptions."""
+        from twisted.internet.ssl import CertificateOptions, PrivateCertificate
+
         loaded = PrivateCertificate.loadPEM(self.server_pem(*names, days=days))
         return CertificateOptions(privateKey=loaded.privateKey.original, certificate=loaded.original, **options)
 
