@@ -12,10 +12,11 @@ import select
 import subprocess
 import sys
 import types
-from pathlib import Path
 from typing import Any, Callable
 
 from tahoe_s3 import _native
+
+from .processes import ELSEWHERE, environment
 
 Call = Callable[["Scene"], object]
 CASES: dict[str, list[Call]] = {}
@@ -53,7 +54,7 @@ class Scene:
 
     def __init__(self) -> None:
         self._server = subprocess.Popen([sys.executable, "-m", "tests.native.entry_points"], stdin=subprocess.PIPE,
-                                        stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
+                                        stdout=subprocess.PIPE, text=True, cwd=ELSEWHERE, env=environment())
         assert self._server.stdout is not None
         self.url = self._server.stdout.readline().strip()
         self.engine = self.make()
@@ -170,12 +171,15 @@ cases("Engine",
       lambda scene: scene.make(unknown=1), lambda _: _native.Engine())  # type: ignore[call-arg]
 
 
+class Body(bytearray):
+    """Not made in the call: CPython 3.12 crashes where there is no memory for a new function."""
+
+    engine: Any
+
+
 @case("Engine")
 def _cycle(scene: Scene) -> None:
     """Dropped with a request under way, through the garbage collector."""
-    class Body(bytearray):
-        engine: Any
-
     body = Body(100)
     body.engine = scene.make(max_connections=1)
     body.engine.submit("PUT", "none", body=body)

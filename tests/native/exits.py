@@ -22,14 +22,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import tahoe_s3._native
-
 from ..support.tls_peer import Peer
 from .exiting import STATUS, WAYS
+from .processes import environment
 
 HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
-PACKAGES = Path(tahoe_s3._native.__file__ or "").parents[1]
 LIMIT_S = 5.0
 """The engine's own end takes less than a second; the rest is for machines with more to do than this."""
 GIVEN_UP_S = 30.0
@@ -49,10 +46,6 @@ class Run:
 def python(script: str, *arguments: str, mode: Sequence[str] = ()) -> list[str]:
     """A command that runs one of the scripts here, without site-packages' start-up files."""
     return [sys.executable, "-S", *mode, "-W", "error", str(HERE / script), *arguments]
-
-
-def environment() -> dict[str, str]:
-    return {"PYTHONPATH": f"{PACKAGES}:{ROOT}", "PATH": "/usr/bin:/bin", "TMPDIR": tempfile.gettempdir()}
 
 
 def run_one(peer: Peer, way: str, seed: int) -> Run:

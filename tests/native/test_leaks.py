@@ -3,15 +3,14 @@
 blocks of Python's memory, bytes of malloc's, descriptors."""
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from .entry_points import CASES, Scene, found
 from .leaks import left_behind
+from .processes import run_python
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +32,7 @@ def test_nothing_is_left_behind(scene: Scene, name: str) -> None:
 
 
 def in_a_process(what: str) -> str:
-    done = subprocess.run([sys.executable, "-X", "faulthandler", "-m", "tests.native.leaks", what], capture_output=True,
-                          text=True, timeout=110, check=False, cwd=Path(__file__).parents[2])
+    done = run_python("-m", "tests.native.leaks", what, limit_s=110)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
     return done.stdout
 
