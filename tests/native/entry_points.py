@@ -34,8 +34,8 @@ ERROR = b"<Error><Code>NoSuchKey</Code><Message>m</Message><RequestId>r</Request
 ANSWERS: dict[str, tuple[str, bytes]] = {
     "bytes": ("200 OK", b"0123456789"),
     "list": ("200 OK", LISTING),
-    "deleted": ("200 OK", b"<DeleteResult><Deleted><Key>p/a</Key></Deleted><Error><Key>p/b</Key><Code>AccessDenied</Code>"
-                          b"</Error></DeleteResult>"),
+    "deleted": ("200 OK", b"<DeleteResult><Deleted><Key>p/a</Key></Deleted><Error><Key>p/b</Key>"
+                          b"<Code>AccessDenied</Code></Error></DeleteResult>"),
     "create": ("200 OK", b"<InitiateMultipartUploadResult><UploadId>u</UploadId></InitiateMultipartUploadResult>"),
     "complete": ("200 OK", b'<CompleteMultipartUploadResult><ETag>"e"</ETag></CompleteMultipartUploadResult>'),
     "copy": ("200 OK", b'<CopyObjectResult><ETag>"e"</ETag></CopyObjectResult>'),
@@ -147,11 +147,12 @@ cases("parse_error", lambda _: _native.parse_error(ERROR), lambda _: _native.par
       lambda _: _native.parse_error(None))  # type: ignore[arg-type]
 cases("LIBCURL_VERSION", lambda _: _native.LIBCURL_VERSION)
 for _name in EXCEPTIONS:
-    cases(_name, lambda _, type_=getattr(_native, _name): type_("why"), lambda _, type_=getattr(_native, _name): str(type_()))
+    cases(_name, lambda _, name=_name: getattr(_native, name)("why"),
+          lambda _, name=_name: str(getattr(_native, name)()))
 for _name, _count in ROWS.items():
     cases(_name,
-          lambda _, type_=getattr(_native, _name), count=_count: repr(type_(*[object()] * count)),
-          lambda _, type_=getattr(_native, _name), count=_count: type_(*[object()] * (count + 1)))
+          lambda _, name=_name, count=_count: repr(getattr(_native, name)(*[object()] * count)),
+          lambda _, name=_name, count=_count: getattr(_native, name)(*[object()] * (count + 1)))
 
 # ---- Engine ----
 

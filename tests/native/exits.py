@@ -51,7 +51,8 @@ def python(script: str, *arguments: str, mode: Sequence[str] = ()) -> list[str]:
 def run_one(peer: Peer, way: str, seed: int) -> Run:
     command = python("exiting.py", way, peer.url, str(peer.bundle), str(seed), mode=MODES[seed % len(MODES)])
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=GIVEN_UP_S, check=False, env=environment())
+        done = subprocess.run(command, capture_output=True, text=True, timeout=GIVEN_UP_S, check=False,
+                              env=environment())
     except subprocess.TimeoutExpired as error:
         return Run(way, seed, GIVEN_UP_S, f"did not end; {error.stderr!r}")
     ended = time.time()

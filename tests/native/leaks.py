@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import os
 import sys
+from pathlib import Path
 from typing import Any, Callable
 
 from tahoe_s3 import _native
@@ -30,7 +30,7 @@ assertion then). Of what an extension did wrong it says "<function> returned NUL
 
 
 class _MallInfo(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_size_t) for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks",  # noqa: RUF012
+    _fields_ = [(name, ctypes.c_size_t) for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks",
                                                      "fsmblks", "uordblks", "fordblks", "keepcost")]
 
 
@@ -46,7 +46,7 @@ def state() -> dict[str, int]:
     gc.collect()
     gettotalrefcount: Callable[[], int] = getattr(sys, "gettotalrefcount", lambda: 0)  # only in a debug build
     return {"references": gettotalrefcount(), "blocks": sys.getallocatedblocks(), "malloc'ed bytes": malloc_bytes(),
-            "descriptors": len(os.listdir("/proc/self/fd"))}
+            "descriptors": len(list(Path("/proc/self/fd").iterdir()))}
 
 
 LIMITS = {"references": COUNT // 10, "blocks": COUNT // 10, "malloc'ed bytes": LEFT_BYTES, "descriptors": 0}
