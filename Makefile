@@ -91,7 +91,7 @@ tsan-python: venv
 valgrind-python: venv
 	@tests/native/checked.sh valgrind $(BIN)/python $(addprefix tests/native/test_,engine.py interpreters.py parse.py stub.py)
 
-ENGINE_TESTS = -X dev -W error -m pytest --noconftest -p no:cacheprovider -q tests/native
+ENGINE_TESTS = -X dev -W error -m pytest --noconftest -p no:cacheprovider -p no:twisted -q tests/native
 
 dev-python: venv
 	$(BIN)/python $(ENGINE_TESTS)

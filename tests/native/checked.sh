@@ -52,7 +52,7 @@ cp tahoe_s3/*.py tahoe_s3/*.pyi "$built/tahoe_s3/"
 export PYTHONPATH=$built
 # Without the current folder on the path, whose own tahoe_s3 would come first.
 run='import sys; del sys.path[0]; import pytest; sys.exit(pytest.main())'
-set -- -c "$run" --import-mode=append --noconftest -p no:cacheprovider -q "$@"
+set -- -c "$run" --import-mode=append --noconftest -p no:cacheprovider -p no:twisted -q "$@"
 if [ "$tool" = valgrind ]; then
     valgrind -q --vgdb=no --error-exitcode=99 --suppressions="$here/valgrind.supp" --trace-children=no "$python" "$@"
 else
