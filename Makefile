@@ -3,6 +3,8 @@
 #   make demo          the main job with real processes: SeaweedFS, an introducer, a storage node, two clients
 #   make test          every test there is; ends with one line of sums
 #   make lint ctest sanitize pytest tahoe-suites installs bench    parts of it, and more
+#   make exits         a thousand processes end, and one forks a hundred times, in the middle of TLS transfers
+#   make sanitize-python tsan-python valgrind-python dev-python debug-python    the engine's Python tests, watched
 #   make bench-compare ours and the alternatives side by side, see benchmarks/README.rst
 #   make clean         removes what these made
 # PYTHON is the interpreter that the virtualenv in VENV is made with.
@@ -20,8 +22,9 @@ CLANG ?= $(firstword $(foreach name,clang clang-19 clang-16 clang-14,$(shell com
 WARN = -std=c11 -Wall -Wextra -Wconversion -Wshadow -Werror
 
 .PHONY: help demo test venv packages lint types cwarn ctest sanitize pytest tahoe-suites installs bench bench-compare clean
+.PHONY: exits sanitize-python sanitize-python-quick tsan-python valgrind-python dev-python debug-python
 help:
-	@sed -n '2,8s/^# //p' Makefile
+	@sed -n '2,10s/^# //p' Makefile
 
 demo: venv
 	$(BIN)/python -m tests.live.demo
@@ -46,6 +49,7 @@ lint: venv
 
 types: venv
 	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest --allowlist tests/native/stubtest.txt tahoe_s3._native
 
 # The rooms without Python.h are built by tests/c as well, with every compiler there is; this covers ext/py too.
 cwarn: venv
@@ -66,6 +70,42 @@ sanitize: packages
 
 pytest: venv
 	$(BIN)/pytest
+
+# SEED=N begins them in the order of an earlier run.
+exits: venv
+	$(BIN)/python -m tests.native.exits --exits 1000 --forks 100 $(if $(SEED),--seed $(SEED))
+
+# The engine's Python tests with the extension built for a tool; see the script. "quick" is what `make test` runs.
+sanitize-python: venv
+	@tests/native/checked.sh asan $(BIN)/python tests/native
+
+sanitize-python-quick: venv
+	@tests/native/checked.sh asan $(BIN)/python tests/native \
+	    -k "not botocore and not left_behind and not hundred_processes and not allocation"
+
+# But for the process that forks: TSan does not support a fork of a process with threads, whose children hang in it.
+tsan-python: venv
+	@tests/native/checked.sh tsan $(BIN)/python tests/native --timeout 900 -k "not forks_leave"
+
+# A part of them, since it takes fifty times as long; wants valgrind.
+valgrind-python: venv
+	@tests/native/checked.sh valgrind $(BIN)/python $(addprefix tests/native/test_,engine.py interpreters.py parse.py stub.py)
+
+ENGINE_TESTS = -X dev -W error -m pytest --noconftest -p no:cacheprovider -p no:twisted -q tests/native
+
+dev-python: venv
+	$(BIN)/python $(ENGINE_TESTS)
+
+# A Python built with Py_DEBUG: apt-get install python3-dbg. It counts references, so that test_leaks.py sees them too.
+DEBUG_PYTHON ?= python3-dbg
+debug-python: packages
+	test -x $(VENV)-debug/bin/python || $(DEBUG_PYTHON) -m venv $(VENV)-debug
+	rm -rf build/lib* build/bdist* build/temp*
+	$(VENV)-debug/bin/python -m pip install --quiet --disable-pip-version-check \
+	    pytest pytest-timeout hypothesis botocore cryptography
+	$(VENV)-debug/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall .
+	$(VENV)-debug/bin/python -c 'import sys; sys.gettotalrefcount()'
+	$(VENV)-debug/bin/python $(ENGINE_TESTS)
 
 tahoe-suites: venv
 	$(BIN)/python -m tests.tahoe.run --jobs $(JOBS) --on disk --on moto --on seaweedfs
@@ -94,6 +134,6 @@ bench-compare: packages
 	BENCH_PYCURL_SYSTEM=$(BENCH)/pycurl-system $(BENCH)/bin/python benchmarks/compare.py $(COMPARE)
 
 clean:
-	rm -rf $(VENV) $(VENV)-bench build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis _trial_temp*
+	rm -rf $(VENV) $(VENV)-bench $(VENV)-debug build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis _trial_temp*
 	find . -name __pycache__ -prune -exec rm -rf {} +
 	find tahoe_s3 -name '*.so' -delete

@@ -3,9 +3,11 @@
 
 Thread: all calls on an Engine and its Windows come from one thread, that of the owner (the reactor). The engine's
 own threads never take the GIL. close(), and the end of an Engine that was not closed, release the GIL while they
-join these threads, which takes well under a second whatever the network does. At the interpreter's end every Engine
-is closed.
-Fork: in a forked child every call raises EngineForked, and deallocation does nothing to the parent's connections.
+join these threads, which takes well under a second whatever the network does (a read of a FileRegion that a dead
+network file system does not answer is waited for). close() may be called from several threads; each waits for the
+end. At the interpreter's end every Engine is closed, and from then on none can be made.
+Fork: in a forked child every method of an Engine or a Window raises EngineForked, but for Window.close(); deallocation
+does nothing to the parent's connections.
 Interpreters: the main one only; elsewhere the import raises ImportError. So it does with libcurl before 7.87.
 Text: keys are str. Bytes that are no UTF-8 appear as surrogates, as in Python's file names (surrogateescape), and
 such a str names the same key again.
@@ -153,7 +155,7 @@ class Window:
     @property
     def ready(self) -> int:
         """Bytes that are valid from 0 on; only grows; stays after a failure; 0 once closed."""
-    def arm(self, upto: int) -> bool:
+    def arm(self, upto: int, /) -> bool:
         """True: the first `upto` bytes are ready. False: one Event with final=False comes when they are; a later
         call replaces an earlier one that has not fired. ValueError beyond size or after close()."""
     def read(self, offset: int, length: int, /) -> bytes:

@@ -56,9 +56,13 @@ def steps(jobs: int) -> list[Step]:
     return [
         Step("ruff", [str(tools / "ruff"), "check", "."]),
         Step("mypy --strict", [str(tools / "mypy")]),
+        Step("the extension's types", [python, "-m", "mypy.stubtest", "--allowlist", "tests/native/stubtest.txt",
+                                       "tahoe_s3._native"]),
         Step("warning-free C", ["make", "--no-print-directory", "cwarn", f"VENV={tools.parent}"]),
         Step("C tests", [*c_tests, "check"], "line"),
         Step("C tests under ASan and UBSan", [*c_tests, "sanitize"], "line"),
+        Step("the extension under ASan and UBSan",
+             ["make", "--no-print-directory", "sanitize-python-quick", f"VENV={tools.parent}"], "pytest"),
         Step("pytest of tests/live", [*pytest, "tests/live"], "pytest", with_next=True),
         Step("pytest of all else", [*pytest, "--ignore=tests/live"], "pytest"),
         Step("Tahoe's own suites", suites, "line"),

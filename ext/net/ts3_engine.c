@@ -96,9 +96,13 @@ static enum ts3_err make_parts(struct ts3_engine *engine, const struct ts3_engin
         goto no_event_fd;
     if (pthread_mutex_init(&engine->mutex, NULL) != 0)
         goto no_mutex;
+    if (pthread_mutex_init(&engine->joining, NULL) != 0)
+        goto no_joining;
     err = ts3_loop_init(&engine->loop, engine);
     if (err == TS3_OK)
         return TS3_OK;
+    pthread_mutex_destroy(&engine->joining);
+no_joining:
     pthread_mutex_destroy(&engine->mutex);
 no_mutex:
     close(engine->event_fd);
@@ -488,14 +492,16 @@ enum ts3_err ts3_engine_close(struct ts3_engine *engine)
         return TS3_EFORKED;
     pthread_mutex_lock(&engine->mutex);
     engine->closing = true;
-    bool join = engine->started && !engine->closed;
-    engine->closed = true;
+    bool started = engine->started; /* and from here on nobody starts threads */
     pthread_mutex_unlock(&engine->mutex);
-    if (!join)
-        return TS3_OK;
-    ts3_shared_wake(engine->shared);
-    pthread_join(engine->thread, NULL);
-    ts3_pool_stop(&engine->pool);
+    pthread_mutex_lock(&engine->joining);
+    if (started && !engine->joined) {
+        ts3_shared_wake(engine->shared);
+        pthread_join(engine->thread, NULL);
+        ts3_pool_stop(&engine->pool);
+        engine->joined = true;
+    }
+    pthread_mutex_unlock(&engine->joining);
     return TS3_OK;
 }
 
@@ -509,6 +515,7 @@ void ts3_engine_free(struct ts3_engine *engine)
         ts3_event_clear(&event);
     ts3_loop_free(&engine->loop);
     free_creds(&engine->creds);
+    pthread_mutex_destroy(&engine->joining);
     pthread_mutex_destroy(&engine->mutex);
     close(engine->event_fd);
     ts3_pool_free(&engine->pool);

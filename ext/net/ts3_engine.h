@@ -257,8 +257,10 @@ size_t ts3_engine_drain(struct ts3_engine *engine, struct ts3_event *events, siz
 
 enum ts3_err ts3_engine_stats(struct ts3_engine *engine, struct ts3_engine_stats *stats);
 
-/* Ends all requests (TS3_KIND_CLOSED), joins the threads.  Idempotent.  Events can still be
- * drained. */
+/* Ends all requests (TS3_KIND_CLOSED), joins the threads.  Idempotent; where several threads close
+ * at once, each returns when all is joined.  Events can still be drained.  Takes well under a second
+ * whatever the network does, but for one case: a read of a body's file (128 KiB at most) that the
+ * kernel does not answer is waited for, since nothing can end it.  Bodies belong on local disks. */
 enum ts3_err ts3_engine_close(struct ts3_engine *engine);
 
 /* Closes if need be, drops undrained events, frees.  Windows may outlive the engine.  No-op for
@@ -280,7 +282,7 @@ void ts3_window_unref(struct ts3_window *window); /* NULL: no-op; no-op in a for
 size_t ts3_window_size(const struct ts3_window *window);
 size_t ts3_window_ready(
     const struct ts3_window *window); /* acquires: bytes below it may be read at once */
-const unsigned char *ts3_window_data(const struct ts3_window *window);
+const unsigned char *ts3_window_data(const struct ts3_window *window); /* NULL in a forked child */
 
 /* *ready = true: upto bytes are there already.  Otherwise one event with final == false comes when
  * they are, if the request filling the window gets that far (its final event comes in any case).

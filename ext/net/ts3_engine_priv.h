@@ -43,8 +43,10 @@ struct ts3_engine {
     struct ts3_creds creds;
     bool started;
     bool closing;
-    bool closed;
     uint64_t submitted[TS3_METHOD_COUNT];
+
+    pthread_mutex_t joining; /* held while the threads are joined: who closes too waits for it */
+    bool joined;             /* under it */
 
     pthread_t thread;
     struct ts3_pool pool;

@@ -61,7 +61,7 @@ size_t ts3_window_ready(const struct ts3_window *window)
 
 const unsigned char *ts3_window_data(const struct ts3_window *window)
 {
-    return window->block.data;
+    return ts3_shared_forked(window->shared) ? NULL : window->block.data;
 }
 
 enum ts3_err ts3_window_append(struct ts3_window *window, const void *bytes, size_t size_bytes)

@@ -13,9 +13,11 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #if PY_VERSION_HEX < 0x030A0000
 static inline PyObject *Py_NewRef(PyObject *object)
@@ -122,6 +124,8 @@ struct ts3_py_state {
     struct ts3_sigv4_out signed_request;
     /* all engines alive, so that none outlives the interpreter */
     struct ts3_py_engine *engines;
+    atomic_int releasing; /* engines that are being freed, with the GIL released ... */
+    pid_t releasing_pid;  /* ... in this process: a forked child must not wait for its parent's */
     bool exiting;
 };
 
@@ -181,6 +185,8 @@ struct ts3_window *ts3_py_window_get(struct ts3_py_state *state, PyObject *objec
 
 /* The state of the module that a type of it belongs to. */
 struct ts3_py_state *ts3_py_module_state(PyObject *module);
+/* Too late for threads: the atexit functions have run. */
+bool ts3_py_module_finalizing(void);
 /* Sets the exception for an error of the C rooms, `what` naming the call; returns NULL. */
 PyObject *ts3_py_module_raise(const struct ts3_py_state *state, enum ts3_err err, const char *what);
 

@@ -3,6 +3,8 @@
 #include "ts3_py_engine.h"
 
 #include <string.h>
+#include <time.h>
+#include <unistd.h>
 
 enum { DRAIN_BATCH = 32 };
 
@@ -146,7 +148,7 @@ static PyObject *engine_new(PyTypeObject *type, PyObject *args, PyObject *named)
     }
     self->state = PyType_GetModuleState(type);
     self->module = Py_XNewRef(PyType_GetModule(type));
-    if (!self->state || self->state->exiting) {
+    if (!self->state || self->state->exiting || ts3_py_module_finalizing()) {
         if (!PyErr_Occurred()) {
             PyErr_SetString(self->state->engine_closed, "the interpreter is ending");
         }
@@ -176,13 +178,24 @@ static enum ts3_err stop(struct ts3_py_engine *self)
 {
     enum ts3_err err = TS3_OK;
     struct ts3_engine *engine = self->engine;
-    self->stopped = true; /* also where garbage collection has taken the engine */
     if (engine) {
         Py_BEGIN_ALLOW_THREADS
-        err = ts3_engine_close(engine);
+        err = ts3_engine_close(engine); /* waits where another thread is closing it */
         Py_END_ALLOW_THREADS
     }
+    self->stopped = true; /* also where garbage collection has taken the engine */
     return err;
+}
+
+/* What another thread is deallocating is in no list any more, and yet its threads must be gone. */
+static void wait_for_releases(struct ts3_py_state *state)
+{
+    const struct timespec moment = {.tv_nsec = 1000000};
+    while (state->releasing_pid == getpid() && atomic_load(&state->releasing) > 0) {
+        Py_BEGIN_ALLOW_THREADS
+        (void)nanosleep(&moment, NULL);
+        Py_END_ALLOW_THREADS
+    }
 }
 
 void ts3_py_engine_stop_all(struct ts3_py_state *state)
@@ -198,6 +211,7 @@ void ts3_py_engine_stop_all(struct ts3_py_state *state)
         Py_DECREF(self);
         self = state->engines; /* while the GIL was released the list may have changed */
     }
+    wait_for_releases(state);
 }
 
 /* Ends the engine, then what it was reading. */
@@ -206,8 +220,15 @@ static void release(struct ts3_py_engine *self)
     struct ts3_engine *engine = self->engine;
     self->engine = NULL;
     if (engine) {
+        struct ts3_py_state *state = self->state;
+        if (state->releasing_pid != getpid()) {
+            state->releasing_pid = getpid();
+            atomic_store(&state->releasing, 0);
+        }
+        atomic_fetch_add(&state->releasing, 1);
         Py_BEGIN_ALLOW_THREADS
         ts3_engine_free(engine);
+        atomic_fetch_sub(&state->releasing, 1); /* the GIL may never come back at the end */
         Py_END_ALLOW_THREADS
     }
     if (self->holds) {
@@ -496,30 +517,34 @@ static PyObject *engine_stats(PyObject *object, PyObject *Py_UNUSED(none))
 
 static PyMethodDef engine_methods[] = {
     {"set_credentials", AS_METHOD(engine_set_credentials), METH_VARARGS | METH_KEYWORDS,
-     "set_credentials(access_key_id, secret, token=None)\n--\n\nSign attempts from now on with "
-     "these."},
-    {"fileno", engine_fileno, METH_NOARGS, "fileno()\n--\n\nReadable while drain() has events."},
+     "set_credentials($self, /, access_key_id, secret, token=None)\n--\n\nSign attempts from now "
+     "on with these."},
+    {"fileno", engine_fileno, METH_NOARGS,
+     "fileno($self, /)\n--\n\nReadable while drain() has events."},
     {"window", engine_window, METH_O,
-     "window(size)\n--\n\nMemory for a download, charged to the budget."},
+     "window($self, size, /)\n--\n\nMemory for a download, charged to the budget."},
     {"submit", AS_METHOD(ts3_py_submit), METH_FASTCALL | METH_KEYWORDS,
-     "submit(method, key, *, query=(), headers=(), body=None, into=None, offset=0, "
+     "submit($self, /, method, key, *, query=(), headers=(), body=None, into=None, offset=0, "
      "expect_etag=None, parse='none', max_answer_bytes=0, strip=None, priority=1, attempts=5, "
      "first_byte_ms=10000, stall_ms=20000, deadline_ms=0)"
      "\n--\n\nHand in a request; returns its id. Never blocks."},
     {"cancel", engine_cancel, METH_O,
-     "cancel(id)\n--\n\nAsk for an early end; the final event still comes."},
+     "cancel($self, id, /)\n--\n\nAsk for an early end; the final event still comes."},
     {"drain", AS_METHOD(engine_drain), METH_FASTCALL,
-     "drain(max_events=64)\n--\n\nEvents that wait, oldest first."},
+     "drain($self, max_events=64, /)\n--\n\nEvents that wait, oldest first."},
     {"region", engine_region, METH_NOARGS,
-     "region()\n--\n\nThe region that requests are signed for."},
-    {"stats", engine_stats, METH_NOARGS, "stats()\n--\n\nNumbers by name."},
+     "region($self, /)\n--\n\nThe region that requests are signed for."},
+    {"stats", engine_stats, METH_NOARGS, "stats($self, /)\n--\n\nNumbers by name."},
     {"close", engine_close, METH_NOARGS,
-     "close()\n--\n\nEnd every request and the threads; idempotent."},
+     "close($self, /)\n--\n\nEnd every request and the threads; idempotent."},
     {NULL, NULL, 0, NULL},
 };
 
 static PyType_Slot engine_slots[] = {
-    {Py_tp_doc, "A connection pool, its thread, and its workers, for one bucket. See _native.pyi."},
+    {Py_tp_doc, "Engine(*, endpoint, region, bucket, path_style=True, ca_file=None, proxy='', "
+                "max_connections=32, max_queue=1024, buffer_budget_bytes=134217728, workers=2, "
+                "sign_payload=True, connect_ms=10000, retry_tokens=0)\n--\n\nA connection pool, its "
+                "thread, and its workers, for one bucket. See _native.pyi."},
     {Py_tp_new, engine_new},
     {Py_tp_dealloc, engine_dealloc},
     {Py_tp_traverse, engine_traverse},

@@ -30,7 +30,7 @@ struct ts3_py_engine {
     struct ts3_engine *engine;
     struct ts3_py_engine *previous; /* in the state's list */
     struct ts3_py_engine *next;
-    bool stopped; /* its threads are joined, or being joined */
+    bool stopped; /* its threads are joined */
     struct ts3_py_pending *pending;
     struct ts3_event held; /* taken from the engine, but not yet made into an Event ... */
     bool holds;

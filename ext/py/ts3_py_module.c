@@ -27,6 +27,15 @@ struct ts3_py_state *ts3_py_module_state(PyObject *module)
     return PyModule_GetState(module);
 }
 
+bool ts3_py_module_finalizing(void)
+{
+#if PY_VERSION_HEX >= 0x030D0000
+    return Py_IsFinalizing() != 0;
+#else
+    return _Py_IsFinalizing() != 0;
+#endif
+}
+
 PyObject *ts3_py_module_raise(const struct ts3_py_state *state, enum ts3_err err, const char *what)
 {
     PyObject *type = state->engine_error;
@@ -360,16 +369,17 @@ static void module_free(void *module)
 
 static PyMethodDef module_methods[] = {
     {"sign", AS_METHOD(ts3_py_functions_sign), METH_FASTCALL | METH_KEYWORDS,
-     "sign(*, method, host, path, query, headers, payload_sha256, time_s, region, access_key_id, "
-     "secret, "
-     "service='s3')\n--\n\nThe Authorization header of an S3 request."},
+     "sign($module, /, *, method, host, path, query, headers, payload_sha256, time_s, region, "
+     "access_key_id, secret, service='s3')\n--\n\nThe Authorization header of an S3 request."},
     {"parse_list", ts3_py_functions_parse_list, METH_O,
-     "parse_list(document)\n--\n\nThe Page of a listing; ValueError for what is not a whole one."},
+     "parse_list($module, document, /)\n--\n\nThe Page of a listing; ValueError for what is not a "
+     "whole one."},
     {"parse_error", ts3_py_functions_parse_error, METH_O,
-     "parse_error(document)\n--\n\nThe ErrorDocument of S3's answer; ValueError for what is not "
-     "one."},
+     "parse_error($module, document, /)\n--\n\nThe ErrorDocument of S3's answer; ValueError for "
+     "what is not one."},
     {"_stop_engines", stop_engines, METH_NOARGS,
-     "_stop_engines()\n--\n\nJoin the threads of every engine; called at the interpreter's end."},
+     "_stop_engines($module, /)\n--\n\nJoin the threads of every engine; called at the "
+     "interpreter's end."},
     {NULL, NULL, 0, NULL},
 };
 

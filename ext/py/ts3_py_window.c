@@ -79,8 +79,11 @@ static PyObject *window_read(PyObject *object, PyObject *const *args, Py_ssize_t
                      (unsigned long long)offset, (unsigned long long)(offset + length), ready);
         return NULL;
     }
-    return PyBytes_FromStringAndSize((const char *)ts3_window_data(self->window) + offset,
-                                     (Py_ssize_t)length);
+    const unsigned char *data = ts3_window_data(self->window);
+    if (!data) {
+        return ts3_py_module_raise(PyType_GetModuleState(Py_TYPE(self)), TS3_EFORKED, "read");
+    }
+    return PyBytes_FromStringAndSize((const char *)data + offset, (Py_ssize_t)length);
 }
 
 static PyObject *window_arm(PyObject *object, PyObject *upto)
@@ -128,10 +131,10 @@ static PyObject *window_repr(PyObject *object)
 
 static PyMethodDef window_methods[] = {
     {"arm", window_arm, METH_O,
-     "arm(upto)\n--\n\nTrue: so many bytes are ready; else an event tells when."},
+     "arm($self, upto, /)\n--\n\nTrue: so many bytes are ready; else an event tells when."},
     {"read", AS_METHOD(window_read), METH_FASTCALL,
-     "read(offset, length)\n--\n\nA copy of ready bytes; ValueError beyond them."},
-    {"close", window_close, METH_NOARGS, "close()\n--\n\nGive the memory back; idempotent."},
+     "read($self, offset, length, /)\n--\n\nA copy of ready bytes; ValueError beyond them."},
+    {"close", window_close, METH_NOARGS, "close($self, /)\n--\n\nGive the memory back; idempotent."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import select
-import subprocess
-import sys
 import textwrap
 import time
 import weakref
@@ -19,6 +17,7 @@ import pytest
 from tahoe_s3 import _native
 from tahoe_s3._native import Engine, Event
 
+from .processes import run_python
 from .scripted import ScriptedServer, answer
 
 OK = answer(b"0123456789", headers='ETag: "e1"\r\nLast-Modified: Sun, 01 Jan 2023 00:00:30 GMT\r\n'
@@ -369,14 +368,10 @@ def test_a_forked_child_may_not_and_the_parent_goes_on(silent: ScriptedServer, s
     engine.close()
 
 
-def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-X", "faulthandler", "-c", textwrap.dedent(code), *arguments],
-                          capture_output=True, text=True, timeout=30, check=False, cwd=Path(__file__).parents[2])
-
-
 def test_the_interpreter_ends_in_the_middle_of_requests(silent: ScriptedServer) -> None:
     done = run_python(
-        """
+        "-c",
+        textwrap.dedent("""
         import sys, time
         from tahoe_s3._native import Engine
         engines = []
@@ -392,35 +387,8 @@ def test_the_interpreter_ends_in_the_middle_of_requests(silent: ScriptedServer) 
         import atexit
         atexit._run_exitfuncs()
         print(time.monotonic() - began)
-        """,
+        """),
         silent.url,
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert float(done.stdout) < 3
-
-
-SUBINTERPRETER = """
-try:
-    import _interpreters as interpreters
-except ImportError:
-    import _xxsubinterpreters as interpreters
-code = '''
-try:
-    import tahoe_s3._native
-except ImportError as error:
-    assert "subinterpreter" in str(error), str(error)
-else:
-    raise SystemExit("imported")
-'''
-import sys
-code = f"import sys; sys.path[:] = {sys.path!r}\\n" + code
-made = interpreters.create()
-failed = interpreters.run_string(made, code)
-assert not failed, failed
-print("refused")
-"""
-
-
-def test_a_subinterpreter_is_told_why_not() -> None:
-    done = run_python(SUBINTERPRETER)
-    assert done.stdout == "refused\n", done.stderr

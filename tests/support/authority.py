@@ -18,7 +18,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from twisted.internet.ssl import CertificateOptions, PrivateCertificate
 
 _DAY = timedelta(days=1)
 
@@ -69,10 +68,15 @@ class Authority:
     def server(self, *names: str, days: tuple[int, int] = (-1, 10), **options: Any) -> Any:
         """What listenSSL takes, for a server of these host names or addresses; valid from and to, in days from
         now. `options` are those of Twisted's CertificateOptions."""
+        from twisted.internet.ssl import CertificateOptions, PrivateCertificate
+
+        loaded = PrivateCertificate.loadPEM(self.server_pem(*names, days=days))
+        return CertificateOptions(privateKey=loaded.privateKey.original, certificate=loaded.original, **options)
+
+    def server_pem(self, *names: str, days: tuple[int, int] = (-1, 10)) -> bytes:
+        """The same server's certificate and its key, for a server without Twisted."""
         key = ec.generate_private_key(ec.SECP256R1())
         builder = self._builder(_subject("server"), key.public_key(), days=days)
         alternatives = x509.SubjectAlternativeName([_alternative(name) for name in names])
         certificate = builder.add_extension(alternatives, critical=False).sign(self._key, hashes.SHA256())
-        pem = certificate.public_bytes(serialization.Encoding.PEM) + _pem_of_key(key)
-        loaded = PrivateCertificate.loadPEM(pem)
-        return CertificateOptions(privateKey=loaded.privateKey.original, certificate=loaded.original, **options)
+        return certificate.public_bytes(serialization.Encoding.PEM) + _pem_of_key(key)
