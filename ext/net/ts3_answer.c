@@ -35,6 +35,8 @@ void ts3_answer_reset(struct ts3_answer *answer, size_t max_body_bytes)
 {
     reset_head(answer);
     answer->begun = false;
+    answer->head_bytes = 0;
+    answer->idle_bytes = 0;
     answer->cut = false;
     ts3_buf_reset(&answer->body);
     answer->body.max = max_body_bytes;
@@ -167,6 +169,7 @@ static int read_status(struct ts3_str line)
 void ts3_answer_header(struct ts3_answer *answer, struct ts3_str line)
 {
     answer->begun = true;
+    answer->head_bytes += line.len;
     if (answer->complete_head)
         return; /* trailers behind a chunked body: nothing of them is used */
     if (answer->status == 0) {

@@ -15,14 +15,21 @@
 #include "core/ts3_time.h"
 
 #define TS3_ANSWER_UNKNOWN UINT64_MAX
+/* of all header lines of an attempt together, those of interim answers too; what is longer is no
+ * answer */
+#define TS3_ANSWER_HEAD_BYTES ((size_t)256 << 10)
 /* what is kept of the body of an error; the rest is dropped */
 #define TS3_ANSWER_ERROR_BYTES ((size_t)64 << 10)
+
+/* how much of a body that is not used is read, so that its connection can be used again */
+#define TS3_ANSWER_IDLE_BYTES ((size_t)1 << 20)
 
 struct ts3_answer {
     int status;         /* 0: none yet */
     bool begun;         /* some byte came */
     bool complete_head; /* the empty line behind the headers came, and it was not an interim (1xx)
                            answer's */
+    size_t head_bytes;  /* of header lines so far; beyond TS3_ANSWER_HEAD_BYTES it is no answer */
     uint64_t length;    /* Content-Length, or UNKNOWN */
     bool has_range;     /* Content-Range: bytes first-last/total */
     uint64_t range_first;
@@ -34,6 +41,7 @@ struct ts3_answer {
     char request_id[128];
     char host_id[256];
     char region[64];
+    size_t idle_bytes; /* of a body that is not used */
     struct ts3_buf body;
     bool cut; /* body holds only the beginning */
 };

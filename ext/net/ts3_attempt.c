@@ -365,6 +365,8 @@ bool ts3_attempt_on_header(struct ts3_loop *loop, struct ts3_request *request, s
         request->first_byte_us = loop->now_us;
     bool before = answer->complete_head;
     ts3_answer_header(answer, line);
+    if (answer->head_bytes > TS3_ANSWER_HEAD_BYTES)
+        return protocol_fault(request, "the head of the answer is too long");
     if (answer->complete_head && !before) {
         ts3_loop_phase(loop, request, TS3_PHASE_RECEIVE);
         return check_head(request);
@@ -384,8 +386,15 @@ static bool keep_answer(struct ts3_request *request, const char *bytes, size_t s
 {
     struct ts3_answer *answer = &request->answer;
     bool error = answer->status >= 300;
-    if (!error && request->parse == TS3_PARSE_NONE)
-        return true;
+    if (error || request->parse == TS3_PARSE_NONE) {
+        /* Of these nothing, or the beginning, is kept; nobody waits for the end of one that has
+         * none. */
+        answer->idle_bytes += size;
+        if (answer->idle_bytes > TS3_ANSWER_IDLE_BYTES)
+            return protocol_fault(request, "the answer goes on and on");
+        if (!error)
+            return true;
+    }
     size_t limit = error ? TS3_ANSWER_ERROR_BYTES : request->max_answer_bytes;
     if (!error && size > limit - answer->body.len) {
         ts3_request_fault(request, TS3_KIND_PROTOCOL, TS3_TRANSPORT_PROTOCOL, true,

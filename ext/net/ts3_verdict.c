@@ -61,6 +61,9 @@ static void fault_of_code(struct ts3_request *request, CURLcode code, const char
      * then. */
     if (transport == TS3_TRANSPORT_SEND && request->answer.complete_head)
         transport = TS3_TRANSPORT_RECEIVE;
+    /* libcurl's word for a header line beyond its limit too (100 KiB). */
+    if (code == CURLE_OUT_OF_MEMORY && request->sent && !request->answer.complete_head)
+        transport = TS3_TRANSPORT_PROTOCOL;
     enum ts3_kind kind = TS3_KIND_TRANSPORT;
     if (transport == TS3_TRANSPORT_LOCAL)
         kind = TS3_KIND_LOCAL;
