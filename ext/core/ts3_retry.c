@@ -58,7 +58,7 @@ static const struct known_code *find_code(struct ts3_str code)
 /* The class by the status alone, for replies without a known code. */
 static enum ts3_retry_class by_status(int status, bool has_code)
 {
-    if ((status >= 200 && status < 300) || status == 304)
+    if (status >= 200 && status < 300)
         return has_code ? TS3_RETRY_TRANSIENT : TS3_RETRY_NONE;
     switch (status) {
     case 408:

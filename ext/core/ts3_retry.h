@@ -30,7 +30,7 @@ enum ts3_transport {
 };
 
 enum ts3_retry_class {
-    TS3_RETRY_NONE = 0,  /* success: 2xx without an error code, and 304 */
+    TS3_RETRY_NONE = 0,  /* success: 2xx without an error code */
     TS3_RETRY_FINAL,     /* report it */
     TS3_RETRY_TRANSIENT, /* try again after a short delay */
     TS3_RETRY_THROTTLE,  /* try again after a longer delay */

@@ -111,14 +111,14 @@ static void fault_of_status(struct ts3_request *request, const char *message)
 static bool refused(const struct ts3_request *request)
 {
     int status = request->answer.status;
-    return status < 200 || (status >= 300 && status != 304);
+    return status < 200 || status >= 300;
 }
 
 /* Whether the window has all that the answer promised; a connection that breaks after that does
  * not matter. */
 static bool window_is_whole(const struct ts3_request *request)
 {
-    if (request->into == NULL || request->answer.status == 304)
+    if (request->into == NULL)
         return true;
     return request->answer.complete_head && ts3_window_ready(request->into) == request->target;
 }
@@ -151,7 +151,7 @@ static void read_answer(struct ts3_loop *loop, struct ts3_request *request)
                               "the answer was cut short");
         return;
     }
-    if (!fault->set && request->answer.status != 304)
+    if (!fault->set)
         ts3_value_parse(loop->alloc, request);
 }
 

@@ -14,7 +14,8 @@ TEST(retry_judges_replies)
         {200, "", TS3_RETRY_NONE, TS3_OUTCOME_NOT_APPLIED},
         {204, "", TS3_RETRY_NONE, TS3_OUTCOME_NOT_APPLIED},
         {206, "", TS3_RETRY_NONE, TS3_OUTCOME_NOT_APPLIED},
-        {304, "", TS3_RETRY_NONE, TS3_OUTCOME_NOT_APPLIED},
+        /* an answer to a condition, which only a caller can have set, and to whom it says no */
+        {304, "", TS3_RETRY_FINAL, TS3_OUTCOME_NOT_APPLIED},
         /* an error within a 200 */
         {200, "InternalError", TS3_RETRY_TRANSIENT, TS3_OUTCOME_UNKNOWN},
         {200, "Whatever", TS3_RETRY_TRANSIENT, TS3_OUTCOME_UNKNOWN},
