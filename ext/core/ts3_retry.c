@@ -105,15 +105,14 @@ struct ts3_verdict ts3_retry_judge(const struct ts3_attempt *attempt)
         return (struct ts3_verdict){TS3_RETRY_TRANSIENT, TS3_OUTCOME_NOT_APPLIED};
     case TS3_TRANSPORT_TRUST:
         return (struct ts3_verdict){TS3_RETRY_FINAL, TS3_OUTCOME_NOT_APPLIED};
-    case TS3_TRANSPORT_RECEIVE:
-        /* The status line of a refusal did arrive, and counts. */
-        if (attempt->status >= 300)
-            return judge_reply(attempt);
-        return (struct ts3_verdict){TS3_RETRY_TRANSIENT, if_sent};
     case TS3_TRANSPORT_SEND:
+    case TS3_TRANSPORT_RECEIVE:
     case TS3_TRANSPORT_FIRST_BYTE:
     case TS3_TRANSPORT_STALL:
     case TS3_TRANSPORT_PROTOCOL:
+        /* The status line of a refusal did arrive, and counts, whatever became of the rest. */
+        if (attempt->status >= 300)
+            return judge_reply(attempt);
         return (struct ts3_verdict){TS3_RETRY_TRANSIENT, if_sent};
     case TS3_TRANSPORT_LOCAL:
     case TS3_TRANSPORT_DEADLINE:

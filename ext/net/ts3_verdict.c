@@ -123,6 +123,14 @@ static bool window_is_whole(const struct ts3_request *request)
     return request->answer.complete_head && ts3_window_ready(request->into) == request->target;
 }
 
+/* The connection broke, or nothing more came: perhaps when all that counts had arrived. */
+static bool broke_off(const struct ts3_fault *fault)
+{
+    return fault->set && !fault->final &&
+           (fault->transport == TS3_TRANSPORT_SEND || fault->transport == TS3_TRANSPORT_RECEIVE ||
+            fault->transport == TS3_TRANSPORT_STALL);
+}
+
 /* Looks at the answer; where it is a success, its value is in the event. */
 static void read_answer(struct ts3_loop *loop, struct ts3_request *request)
 {
@@ -136,10 +144,13 @@ static void read_answer(struct ts3_loop *loop, struct ts3_request *request)
                               "the answer is not HTTP");
         return;
     }
-    bool late = fault->set && (fault->transport == TS3_TRANSPORT_SEND ||
-                               fault->transport == TS3_TRANSPORT_RECEIVE);
+    bool late = broke_off(fault);
     if (refused(request)) {
-        if (!fault->set || late)
+        /* What goes wrong behind the head of a refusal changes nothing about it. */
+        bool odd = fault->set && !fault->final && fault->transport == TS3_TRANSPORT_PROTOCOL;
+        if ((late || odd) && request->answer.status >= 300)
+            memset(fault, 0, sizeof *fault);
+        if (!fault->set)
             read_refusal(loop, request);
         return;
     }
