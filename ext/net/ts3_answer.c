@@ -21,6 +21,8 @@ static void reset_head(struct ts3_answer *answer)
     answer->status = 0;
     answer->complete_head = false;
     answer->length = TS3_ANSWER_UNKNOWN;
+    answer->bad_length = false;
+    answer->chunked = false;
     answer->has_range = false;
     answer->range_total = TS3_ANSWER_UNKNOWN;
     answer->date_s = TS3_TIME_NONE;
@@ -59,7 +61,10 @@ static void read_length(struct ts3_answer *answer, struct ts3_str value)
 {
     size_t at = 0;
     uint64_t length;
-    if (digits(value, &at, &length) && at == value.len)
+    if (!digits(value, &at, &length) || at != value.len ||
+        (answer->length != TS3_ANSWER_UNKNOWN && answer->length != length))
+        answer->bad_length = true;
+    else
         answer->length = length;
 }
 
@@ -138,6 +143,8 @@ static void read_field(struct ts3_answer *answer, struct ts3_str name, struct ts
 {
     if (ts3_str_eq_nocase(name, TS3_STR("content-length")))
         read_length(answer, value);
+    else if (ts3_str_eq_nocase(name, TS3_STR("transfer-encoding")))
+        answer->chunked = ts3_str_eq_nocase(value, TS3_STR("chunked"));
     else if (ts3_str_eq_nocase(name, TS3_STR("etag")))
         read_etag(answer, value);
     else if (ts3_str_eq_nocase(name, TS3_STR("content-range")))

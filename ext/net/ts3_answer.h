@@ -31,6 +31,8 @@ struct ts3_answer {
                            answer's */
     size_t head_bytes;  /* of header lines so far; beyond TS3_ANSWER_HEAD_BYTES it is no answer */
     uint64_t length;    /* Content-Length, or UNKNOWN */
+    bool bad_length;    /* it is no number, or there are two that differ: the body's end is unsure */
+    bool chunked;       /* the body tells its own end */
     bool has_range;     /* Content-Range: bytes first-last/total */
     uint64_t range_first;
     uint64_t range_last;

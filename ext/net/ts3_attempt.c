@@ -333,6 +333,17 @@ static bool check_whole(struct ts3_request *request)
     return true;
 }
 
+/* The body as bytes: nothing but its length says whether they are all there. */
+static bool check_bytes(struct ts3_request *request)
+{
+    const struct ts3_answer *answer = &request->answer;
+    if (answer->status != 200)
+        return protocol_fault(request, "the answer to a GET has an odd status");
+    if (answer->length == TS3_ANSWER_UNKNOWN && !answer->chunked)
+        return integrity_fault(request, "the answer does not tell its length");
+    return request->etag[0] == '\0' || check_etag(request);
+}
+
 /* Whether the body of this answer may be taken for what was asked for. */
 static bool check_head(struct ts3_request *request)
 {
@@ -342,6 +353,8 @@ static bool check_head(struct ts3_request *request)
         request->total = answer->range_total; /* of a 416: how long the object is */
     if (!good)
         return true;
+    if (answer->bad_length)
+        return protocol_fault(request, "the answer's Content-Length cannot be right");
     if (answer->status == 206 && request->into == NULL)
         return protocol_fault(request, "a range came that was not asked for");
     if (request->method != TS3_GET && request->method != TS3_HEAD)
@@ -350,7 +363,7 @@ static bool check_head(struct ts3_request *request)
         if (answer->length != TS3_ANSWER_UNKNOWN)
             request->total = answer->length;
         return request->method == TS3_HEAD || request->parse != TS3_PARSE_BYTES ||
-               request->etag[0] == '\0' || check_etag(request);
+               check_bytes(request);
     }
     if (answer->status != 206 && answer->status != 200)
         return protocol_fault(request, "the answer to a GET has an odd status");
