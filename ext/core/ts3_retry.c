@@ -4,7 +4,7 @@
 
 #include <stddef.h>
 
-enum { BASE_MS = 50, THROTTLE_BASE_MS = 1000, MAX_MS = 20000 };
+enum { BASE_MS = 50, THROTTLE_BASE_MS = 1000, MAX_MS = TS3_RETRY_AFTER_MAX_MS };
 
 struct known_code {
     const char *text;
@@ -132,6 +132,14 @@ int64_t ts3_retry_delay_ms(enum ts3_retry_class what, unsigned retry, const stru
     if (cap_ms > MAX_MS)
         cap_ms = MAX_MS;
     return (int64_t)ts3_rand_below(rand, (uint64_t)cap_ms + 1);
+}
+
+int64_t ts3_retry_after_ms(int64_t delay_ms, int64_t asked_s)
+{
+    int64_t asked_ms = asked_s < 0                               ? 0
+                       : asked_s > TS3_RETRY_AFTER_MAX_MS / 1000 ? TS3_RETRY_AFTER_MAX_MS
+                                                                 : asked_s * 1000;
+    return asked_ms > delay_ms ? asked_ms : delay_ms;
 }
 
 void ts3_retry_quota_init(struct ts3_retry_quota *quota, int max_tokens)

@@ -27,6 +27,8 @@ static void reset_head(struct ts3_answer *answer)
     answer->range_total = TS3_ANSWER_UNKNOWN;
     answer->date_s = TS3_TIME_NONE;
     answer->modified_s = TS3_TIME_NONE;
+    answer->retry_after_s = -1;
+    answer->retry_at_s = TS3_TIME_NONE;
     answer->etag[0] = '\0';
     answer->request_id[0] = '\0';
     answer->host_id[0] = '\0';
@@ -66,6 +68,26 @@ static void read_length(struct ts3_answer *answer, struct ts3_str value)
         answer->bad_length = true;
     else
         answer->length = length;
+}
+
+/* RFC 9110 section 10.2.3: a number of seconds, or a date. What is neither asks for nothing. */
+static void read_retry_after(struct ts3_answer *answer, struct ts3_str value)
+{
+    size_t at = 0;
+    uint64_t seconds;
+    if (digits(value, &at, &seconds) && at == value.len)
+        answer->retry_after_s = (int64_t)seconds;
+    else
+        (void)ts3_time_parse_http(value, &answer->retry_at_s);
+}
+
+int64_t ts3_answer_wait_s(const struct ts3_answer *answer)
+{
+    if (answer->retry_after_s >= 0)
+        return answer->retry_after_s;
+    if (answer->retry_at_s == TS3_TIME_NONE || answer->date_s == TS3_TIME_NONE)
+        return 0;
+    return answer->retry_at_s > answer->date_s ? answer->retry_at_s - answer->date_s : 0;
 }
 
 /* RFC 9110 section 14.4: bytes first-last/total, bytes first-last/ *, bytes * /total */
@@ -153,6 +175,8 @@ static void read_field(struct ts3_answer *answer, struct ts3_str name, struct ts
         (void)ts3_time_parse_http(value, &answer->date_s);
     else if (ts3_str_eq_nocase(name, TS3_STR("last-modified")))
         (void)ts3_time_parse_http(value, &answer->modified_s);
+    else if (ts3_str_eq_nocase(name, TS3_STR("retry-after")))
+        read_retry_after(answer, value);
     else if (ts3_str_eq_nocase(name, TS3_STR("x-amz-request-id")))
         copy(answer->request_id, sizeof answer->request_id, value);
     else if (ts3_str_eq_nocase(name, TS3_STR("x-amz-id-2")))

@@ -39,6 +39,8 @@ struct ts3_answer {
     uint64_t range_total; /* also of "bytes * / total"; UNKNOWN */
     int64_t date_s;       /* TS3_TIME_NONE */
     int64_t modified_s;   /* TS3_TIME_NONE */
+    int64_t retry_after_s; /* Retry-After as a number of seconds; -1 */
+    int64_t retry_at_s;    /* ... as a date; TS3_TIME_NONE */
     char etag[256];       /* without quotes; "" when there was none */
     char request_id[128];
     char host_id[256];
@@ -56,6 +58,9 @@ void ts3_answer_reset(struct ts3_answer *answer, size_t max_body_bytes);
 void ts3_answer_header(struct ts3_answer *answer, struct ts3_str line);
 /* Appends to the body up to max; what is beyond sets cut. */
 enum ts3_err ts3_answer_keep(struct ts3_answer *answer, const void *bytes, size_t size_bytes);
+/* How long the service asks to wait before another attempt, as it tells the time itself; 0 where it
+ * does not. */
+int64_t ts3_answer_wait_s(const struct ts3_answer *answer);
 /* Without the quotes around it. */
 struct ts3_str ts3_answer_unquote(struct ts3_str etag);
 

@@ -233,6 +233,8 @@ static bool wait_and_retry(struct ts3_loop *loop, struct ts3_request *request,
     if (request->attempts >= allowed)
         return false;
     int64_t delay_ms = ts3_retry_delay_ms(what, request->retries, &loop->rand);
+    if (refused(request))
+        delay_ms = ts3_retry_after_ms(delay_ms, ts3_answer_wait_s(&request->answer));
     const struct ts3_timer *deadline = &request->deadline_alarm.timer;
     if (deadline->slot != 0 && loop->now_us + delay_ms * 1000 >= deadline->due_us)
         return false; /* it would only wait for its deadline, and hide the reason */

@@ -140,6 +140,21 @@ TEST(retry_delays_are_full_jitter)
     CHECK(ts3_retry_delay_ms(TS3_RETRY_TRANSIENT, UINT32_MAX, &rand) <= 20000);
 }
 
+TEST(retry_after_makes_a_delay_longer)
+{
+    static const struct {
+        int64_t delay_ms, asked_s, want_ms;
+    } rows[] = {
+        {30, 0, 30},          {30, -1, 30},           {30, INT64_MIN, 30},
+        {30, 1, 1000},        {1500, 1, 1500},        {0, 20, 20000},
+        {30, 21, 20000},      {19000, 86400, 20000},  {30, INT64_MAX, 20000},
+    };
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        ts3_test_label("row %zu", i);
+        CHECK_INT(ts3_retry_after_ms(rows[i].delay_ms, rows[i].asked_s), rows[i].want_ms);
+    }
+}
+
 TEST(retry_quota)
 {
     struct ts3_retry_quota quota;
