@@ -400,6 +400,8 @@ static void check_end(const struct ts3_event *event)
     else if (event->failed)
         printf("    %s, %s: %s\n", ts3_kind_text(event->failure.kind), event->failure.code,
                event->failure.message);
+    if (play.cell.fault->special == WARM) /* found to be of no more use before it was used */
+        CHECK_INT(stats.connections_dropped_stale, play.cell.fault->act == NULL);
     matrix_check_value(play.cell.op, event, play.window);
     check_connections(event);
     check_time(event);
