@@ -382,6 +382,10 @@ bool ts3_attempt_on_header(struct ts3_loop *loop, struct ts3_request *request, s
         return protocol_fault(request, "the head of the answer is too long");
     if (answer->complete_head && !before) {
         ts3_loop_phase(loop, request, TS3_PHASE_RECEIVE);
+        /* It may have been sent before this request came, and then the answer to this one follows,
+         * and would be taken for that to the next. */
+        if (answer->status == 408)
+            (void)curl_easy_setopt(request->slot->easy, CURLOPT_FORBID_REUSE, 1L);
         return check_head(request);
     }
     return true;

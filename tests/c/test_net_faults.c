@@ -283,6 +283,23 @@ TEST(a_region_named_by_the_service_is_adopted_once)
 
 /* --- connections, quota, the end ---------------------------------------------------------------------------------- */
 
+/* It may have crossed the request, whose own answer then still comes. */
+TEST(a_408_ends_its_connection)
+{
+    static const struct net_step steps[] = {
+        {"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n", NET_KEEP}, {OK_EMPTY, NET_KEEP}};
+    open_with(STEPS(steps));
+    struct ts3_request_spec spec = spec_of(TS3_PUT);
+    spec.attempts = 1;
+    struct ts3_event event = net_run(&net, &spec);
+    expect_failure(&event, TS3_KIND_SERVICE, TS3_OUTCOME_UNKNOWN, "");
+    event = net_run(&net, &spec);
+    CHECK(!event.failed);
+    ts3_event_clear(&event);
+    CHECK_INT(server.seen[1].connection, 1);
+    close_both();
+}
+
 TEST(idle_connections_are_let_go)
 {
     static const struct net_step ok[] = {{OK_EMPTY, NET_KEEP}};
