@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Plays the cells of the fault matrix. See test_net_matrix.h.
  *
+ * TS3_MATRIX (environment) plays those cells whose names have it in them, "PUT of bytes: 503" for
+ * instance.
+ *
  * The clock stands still. It is moved when the server has fallen silent, and when the engine waits
  * before its next attempt, by exactly what the rules say: so an attempt that is too early or too
  * late is seen as a wrong total time. */
@@ -15,6 +18,10 @@
 #include <unistd.h>
 
 #include "test_net_matrix_acts.h"
+
+#ifndef TS3_MATRIX_SHARE
+#define TS3_MATRIX_SHARE 1 /* the Makefile gives less to what is slow */
+#endif
 
 enum { HANG_MS = 20000, QUIET_MS = 2, SENT_MS = 20, IMPATIENT_MS = 60, FILLERS = 2 };
 
@@ -423,11 +430,14 @@ static void follow_up(void)
     ts3_event_clear(&event);
 }
 
-/* TS3_MATRIX (environment): only cells whose names have this in them. */
+/* The environment may ask for each n-th cell only, or for those whose names have a text in them. */
 static bool is_chosen(const char *name)
 {
+    static int asked;
     const char *part = getenv("TS3_MATRIX");
-    return part == NULL || strstr(name, part) != NULL;
+    const char *share = getenv("TS3_MATRIX_SHARE");
+    int each = share != NULL ? atoi(share) : TS3_MATRIX_SHARE;
+    return part != NULL ? strstr(name, part) != NULL : asked++ % (each > 0 ? each : 1) == 0;
 }
 
 static void run_cell(const struct matrix_op *op, const struct matrix_fault *fault,
@@ -484,7 +494,7 @@ TEST(every_fault_of_every_operation)
     for (size_t i = 0; i < matrix_fault_count; i++)
         run_row(&matrix_faults[i]);
     printf("  %d cells\n", cells);
-    CHECK(cells > 0);
+    CHECK(cells > 0 || getenv("TS3_MATRIX") != NULL);
 }
 
 TEST(every_status_of_every_operation)
@@ -495,5 +505,5 @@ TEST(every_status_of_every_operation)
     for (size_t i = 0; matrix_status_fault(i, &fault, name, sizeof name); i++)
         run_row(&fault);
     printf("  %d cells\n", cells);
-    CHECK(cells > 0);
+    CHECK(cells > 0 || getenv("TS3_MATRIX") != NULL);
 }
