@@ -33,7 +33,8 @@ struct play {
     struct net_tls tls;
     struct ts3_window *window;
     int fillers[FILLERS]; /* connections that fill a queue nobody accepts from */
-    int base_connections;
+    int base_connections; /* of what prepared the request */
+    int base_attempts;
     int waited; /* delays that have passed */
     int silences; /* that have passed */
 };
@@ -210,6 +211,15 @@ static void start_late(void)
     net_server_listen(&play.server);
 }
 
+/* Whether the attempt that is under way is one whose silence has passed already. */
+static bool still_silent(void)
+{
+    struct ts3_engine_stats stats;
+    CHECK_OK(ts3_engine_stats(play.net.engine, &stats));
+    return play.silences > 0 && stats.in_flight > 0 &&
+           (int)stats.attempts - play.base_attempts == play.silences;
+}
+
 static void let_time_pass(int64_t *quiet_since_ms)
 {
     bool silent = play.expect.silence_ms > 0;
@@ -218,7 +228,7 @@ static void let_time_pass(int64_t *quiet_since_ms)
     bool sends = play.cell.fault->silence == SILENT_SEND;
     if (pass_delay() || (silent && quiet_ms >= (sends ? SENT_MS : QUIET_MS) && pass_silence())) {
         *quiet_since_ms = real_ms();
-    } else if (silent && play.silences > 0 && quiet_ms >= IMPATIENT_MS) {
+    } else if (silent && quiet_ms >= IMPATIENT_MS && still_silent()) {
         /* What was last heard was heard late. */
         net_engine_pass(&play.net, play.expect.silence_ms);
         *quiet_since_ms = real_ms();
@@ -314,6 +324,7 @@ static void prepare(void)
         ts3_event_clear(&event);
         CHECK_INT(ts3_window_ready(play.window), MATRIX_RESUMED);
         play.base_connections++;
+        play.base_attempts++;
     }
     if (cell->fault->special == WARM) {
         ts3_request_spec_init(&spec);
@@ -323,6 +334,7 @@ static void prepare(void)
         CHECK(!event.failed);
         ts3_event_clear(&event);
         play.base_connections++;
+        play.base_attempts++;
         atomic_store(&cell->late, 1);
         while (cell->fault->act == NULL && atomic_load(&cell->late) == 1)
             usleep(200);

@@ -323,8 +323,7 @@ enum net_then matrix_surplus(struct matrix_cell *cell, int fd, const struct net_
     return NET_KEEP;
 }
 
-/* The body in two chunks; text is a printf format for the second chunk's size and what is behind
- * it. */
+/* The body in two chunks, arg more or fewer bytes than there are. */
 enum net_then matrix_chunks(struct matrix_cell *cell, int fd, const struct net_seen *seen,
                             struct matrix_reply *reply)
 {
@@ -333,9 +332,13 @@ enum net_then matrix_chunks(struct matrix_cell *cell, int fd, const struct net_s
     size_t head;
     int surplus = cell->fault->arg;
     size_t first = reply->size / 2;
-    size_t second = (size_t)((int)(reply->size - first) + surplus);
+    size_t second = reply->size - first;
     (void)seen;
     memset(reply->body + reply->size, 'x', surplus > 0 ? (size_t)surplus : 0);
+    if (surplus > 0)
+        second += (size_t)surplus;
+    else
+        second -= second < (size_t)-surplus ? second : (size_t)-surplus;
     (void)strcpy(reply->length, "Transfer-Encoding: chunked\r\n");
     reply->size = 0;
     net_send(fd, text, compose(reply, text, &head));
@@ -343,11 +346,10 @@ enum net_then matrix_chunks(struct matrix_cell *cell, int fd, const struct net_s
     net_send_reply(fd, line);
     net_send(fd, reply->body, first);
     (void)snprintf(line, sizeof line, "\r\n%zx\r\n", second);
-    net_send_reply(fd, cell->fault->needs & OP_ANSWERS && cell->fault->text[0] == '!'
-                           ? cell->fault->text + 1
-                           : line);
+    bool wrong = cell->fault->text[0] == '!';
+    net_send_reply(fd, wrong ? cell->fault->text + 1 : line);
     net_send(fd, reply->body + first, second);
-    if (cell->fault->text[0] == '!')
+    if (wrong)
         return NET_CLOSE;
     net_send_reply(fd, cell->fault->text);
     return cell->fault->text[0] == '\0' ? NET_CLOSE : NET_KEEP;

@@ -27,6 +27,8 @@ static void *must(void *p)
 
 /* --- the server --------------------------------------------------------------------------------------------------- */
 
+enum { KEPT_BYTES = 1 << 20 };
+
 struct reader {
     int fd;
     char *data;
@@ -74,6 +76,11 @@ static bool read_body(struct reader *in, struct net_seen *seen)
     memcpy(seen->body, in->data + head, seen->body_size);
     memmove(in->data, in->data + whole, in->len - whole + 1);
     in->len -= whole;
+    if (in->len == 0 && in->cap > KEPT_BYTES) { /* a connection may live for long */
+        free(in->data);
+        in->data = NULL;
+        in->cap = 0;
+    }
     return true;
 }
 
