@@ -92,7 +92,7 @@ static enum net_then prepare_connection(struct matrix_cell *cell, int fd)
 {
     const struct matrix_fault *fault = cell->fault;
     net_send_reply(fd, "HTTP/1.1 200 OK\r\nETag: \"w\"\r\nContent-Length: 0\r\n\r\n");
-    if (fault->act != NULL || fault->special != WARM || atomic_load(&cell->late) != 0)
+    if (fault->act != NULL || fault->special != WARM || atomic_load(&cell->late) == 2)
         return NET_KEEP;
     while (atomic_load(&cell->late) == 0)
         usleep(200);

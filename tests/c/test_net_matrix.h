@@ -169,7 +169,7 @@ struct matrix_cell {
     bool preparing;     /* a request before the one that counts: answered well */
     atomic_int hits;    /* requests that count and came */
     atomic_int silences; /* of them, those that the server is silent about by now */
-    atomic_int late;     /* set when what was to come on the idle connection was sent */
+    atomic_int late; /* 1: what is to come on the idle connection may; 2: it has been sent */
     atomic_bool answered; /* early, so that nothing is to be said later */
 };
 

@@ -103,6 +103,11 @@ static long resident_bytes(void)
     return pages * sysconf(_SC_PAGESIZE);
 }
 
+static long used_bytes(void)
+{
+    return (long)mallinfo2().uordblks;
+}
+
 /* --- a run --- */
 
 struct flight {
@@ -133,6 +138,8 @@ struct soak {
     int most_descriptors;
     long resident_early; /* bytes, after a quarter of the operations */
     long resident_late;
+    long used_early; /* bytes that the C library has given out, to libcurl and OpenSSL too */
+    long used_late;
     bool stuck;
 };
 
@@ -462,13 +469,18 @@ static void check_memory(uint32_t number, uint32_t operations)
         if (descriptors > soak->most_descriptors)
             soak->most_descriptors = descriptors;
     }
-    if (number == operations / 4)
+    if (number == operations / 4) {
         soak->resident_early = resident_bytes();
+        soak->used_early = used_bytes();
+    }
     if (number != operations - 1)
         return;
     soak->resident_late = resident_bytes();
-    if (operations >= 50000 && !SANITIZED)
+    soak->used_late = used_bytes();
+    if (operations >= 50000 && !SANITIZED) {
         CHECK(soak->resident_late - soak->resident_early < 16 << 20);
+        CHECK(soak->used_late - soak->used_early < 4 << 20);
+    }
 }
 
 /* Every retry takes at least COST_THROTTLE tokens, but for those of libcurl, which need a
@@ -506,11 +518,12 @@ static void print_run(int64_t took_us)
     int faulty = service->requests - service->faults[SOAK_FINE];
     printf("  %" PRIu32 " operations%s, seed %" PRIu64 ": %" PRIu32 " succeeded, %" PRIu32
            " not applied, %" PRIu32 " unknown, %" PRIu32 " cancelled; %d requests, %d with a fault, "
-           "at most %d descriptors, %ld KiB resident and then %ld, %.1f s\n",
+           "at most %d descriptors, %ld KiB resident and then %ld, %ld KiB "
+           "used and then %ld, %.1f s\n",
            service->operations, soak->over_tls ? " over TLS" : "", service->seed, soak->succeeded,
            soak->not_applied, soak->unknown, soak->cancelled, service->requests, faulty,
            soak->most_descriptors, soak->resident_early / 1024, soak->resident_late / 1024,
-           (double)took_us / 1e6);
+           soak->used_early / 1024, soak->used_late / 1024, (double)took_us / 1e6);
 }
 
 static void run(uint64_t seed, uint32_t operations, bool over_tls)
