@@ -251,7 +251,7 @@ static bool await(uint64_t id, struct ts3_event *event)
         usleep(real_ms() - begun_ms < 2 ? 50 : 300);
     }
     hung = true;
-    return CHECK(!"the request has an end");
+    return CHECK(!hung);
 }
 
 /* --- before the request that counts --- */
