@@ -4,7 +4,7 @@
 
 #include <stddef.h>
 
-enum { BASE_MS = 50, THROTTLE_BASE_MS = 1000, MAX_MS = 20000 };
+enum { BASE_MS = 50, THROTTLE_BASE_MS = 1000, MAX_MS = TS3_RETRY_AFTER_MAX_MS };
 
 struct known_code {
     const char *text;
@@ -58,7 +58,7 @@ static const struct known_code *find_code(struct ts3_str code)
 /* The class by the status alone, for replies without a known code. */
 static enum ts3_retry_class by_status(int status, bool has_code)
 {
-    if ((status >= 200 && status < 300) || status == 304)
+    if (status >= 200 && status < 300)
         return has_code ? TS3_RETRY_TRANSIENT : TS3_RETRY_NONE;
     switch (status) {
     case 408:
@@ -105,15 +105,14 @@ struct ts3_verdict ts3_retry_judge(const struct ts3_attempt *attempt)
         return (struct ts3_verdict){TS3_RETRY_TRANSIENT, TS3_OUTCOME_NOT_APPLIED};
     case TS3_TRANSPORT_TRUST:
         return (struct ts3_verdict){TS3_RETRY_FINAL, TS3_OUTCOME_NOT_APPLIED};
-    case TS3_TRANSPORT_RECEIVE:
-        /* The status line of a refusal did arrive, and counts. */
-        if (attempt->status >= 300)
-            return judge_reply(attempt);
-        return (struct ts3_verdict){TS3_RETRY_TRANSIENT, if_sent};
     case TS3_TRANSPORT_SEND:
+    case TS3_TRANSPORT_RECEIVE:
     case TS3_TRANSPORT_FIRST_BYTE:
     case TS3_TRANSPORT_STALL:
     case TS3_TRANSPORT_PROTOCOL:
+        /* The status line of a refusal did arrive, and counts, whatever became of the rest. */
+        if (attempt->status >= 300)
+            return judge_reply(attempt);
         return (struct ts3_verdict){TS3_RETRY_TRANSIENT, if_sent};
     case TS3_TRANSPORT_LOCAL:
     case TS3_TRANSPORT_DEADLINE:
@@ -133,6 +132,14 @@ int64_t ts3_retry_delay_ms(enum ts3_retry_class what, unsigned retry, const stru
     if (cap_ms > MAX_MS)
         cap_ms = MAX_MS;
     return (int64_t)ts3_rand_below(rand, (uint64_t)cap_ms + 1);
+}
+
+int64_t ts3_retry_after_ms(int64_t delay_ms, int64_t asked_s)
+{
+    int64_t asked_ms = asked_s < 0                               ? 0
+                       : asked_s > TS3_RETRY_AFTER_MAX_MS / 1000 ? TS3_RETRY_AFTER_MAX_MS
+                                                                 : asked_s * 1000;
+    return asked_ms > delay_ms ? asked_ms : delay_ms;
 }
 
 void ts3_retry_quota_init(struct ts3_retry_quota *quota, int max_tokens)

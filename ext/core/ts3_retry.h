@@ -30,7 +30,7 @@ enum ts3_transport {
 };
 
 enum ts3_retry_class {
-    TS3_RETRY_NONE = 0,  /* success: 2xx without an error code, and 304 */
+    TS3_RETRY_NONE = 0,  /* success: 2xx without an error code */
     TS3_RETRY_FINAL,     /* report it */
     TS3_RETRY_TRANSIENT, /* try again after a short delay */
     TS3_RETRY_THROTTLE,  /* try again after a longer delay */
@@ -67,6 +67,13 @@ struct ts3_verdict ts3_retry_judge(const struct ts3_attempt *attempt);
  * counts from 0.
  * SKEW and REGION: 0. */
 int64_t ts3_retry_delay_ms(enum ts3_retry_class what, unsigned retry, const struct ts3_rand *rand);
+
+/* No service can make a request wait longer than the longest backoff. */
+enum { TS3_RETRY_AFTER_MAX_MS = 20000 };
+
+/* A delay, made longer where the service has asked for it with Retry-After (asked_s seconds; 0 or
+ * less: it has not), within TS3_RETRY_AFTER_MAX_MS. */
+int64_t ts3_retry_after_ms(int64_t delay_ms, int64_t asked_s);
 
 enum { TS3_RETRY_QUOTA_TOKENS = 500, TS3_RETRY_COST = 14, TS3_RETRY_COST_THROTTLE = 5 };
 

@@ -21,10 +21,14 @@ static void reset_head(struct ts3_answer *answer)
     answer->status = 0;
     answer->complete_head = false;
     answer->length = TS3_ANSWER_UNKNOWN;
+    answer->bad_length = false;
+    answer->chunked = false;
     answer->has_range = false;
     answer->range_total = TS3_ANSWER_UNKNOWN;
     answer->date_s = TS3_TIME_NONE;
     answer->modified_s = TS3_TIME_NONE;
+    answer->retry_after_s = -1;
+    answer->retry_at_s = TS3_TIME_NONE;
     answer->etag[0] = '\0';
     answer->request_id[0] = '\0';
     answer->host_id[0] = '\0';
@@ -35,6 +39,8 @@ void ts3_answer_reset(struct ts3_answer *answer, size_t max_body_bytes)
 {
     reset_head(answer);
     answer->begun = false;
+    answer->head_bytes = 0;
+    answer->idle_bytes = 0;
     answer->cut = false;
     ts3_buf_reset(&answer->body);
     answer->body.max = max_body_bytes;
@@ -57,8 +63,31 @@ static void read_length(struct ts3_answer *answer, struct ts3_str value)
 {
     size_t at = 0;
     uint64_t length;
-    if (digits(value, &at, &length) && at == value.len)
+    if (!digits(value, &at, &length) || at != value.len ||
+        (answer->length != TS3_ANSWER_UNKNOWN && answer->length != length))
+        answer->bad_length = true;
+    else
         answer->length = length;
+}
+
+/* RFC 9110 section 10.2.3: a number of seconds, or a date. What is neither asks for nothing. */
+static void read_retry_after(struct ts3_answer *answer, struct ts3_str value)
+{
+    size_t at = 0;
+    uint64_t seconds;
+    if (digits(value, &at, &seconds) && at == value.len)
+        answer->retry_after_s = (int64_t)seconds;
+    else
+        (void)ts3_time_parse_http(value, &answer->retry_at_s);
+}
+
+int64_t ts3_answer_wait_s(const struct ts3_answer *answer)
+{
+    if (answer->retry_after_s >= 0)
+        return answer->retry_after_s;
+    if (answer->retry_at_s == TS3_TIME_NONE || answer->date_s == TS3_TIME_NONE)
+        return 0;
+    return answer->retry_at_s > answer->date_s ? answer->retry_at_s - answer->date_s : 0;
 }
 
 /* RFC 9110 section 14.4: bytes first-last/total, bytes first-last/ *, bytes * /total */
@@ -136,6 +165,8 @@ static void read_field(struct ts3_answer *answer, struct ts3_str name, struct ts
 {
     if (ts3_str_eq_nocase(name, TS3_STR("content-length")))
         read_length(answer, value);
+    else if (ts3_str_eq_nocase(name, TS3_STR("transfer-encoding")))
+        answer->chunked = ts3_str_eq_nocase(value, TS3_STR("chunked"));
     else if (ts3_str_eq_nocase(name, TS3_STR("etag")))
         read_etag(answer, value);
     else if (ts3_str_eq_nocase(name, TS3_STR("content-range")))
@@ -144,6 +175,8 @@ static void read_field(struct ts3_answer *answer, struct ts3_str name, struct ts
         (void)ts3_time_parse_http(value, &answer->date_s);
     else if (ts3_str_eq_nocase(name, TS3_STR("last-modified")))
         (void)ts3_time_parse_http(value, &answer->modified_s);
+    else if (ts3_str_eq_nocase(name, TS3_STR("retry-after")))
+        read_retry_after(answer, value);
     else if (ts3_str_eq_nocase(name, TS3_STR("x-amz-request-id")))
         copy(answer->request_id, sizeof answer->request_id, value);
     else if (ts3_str_eq_nocase(name, TS3_STR("x-amz-id-2")))
@@ -167,6 +200,7 @@ static int read_status(struct ts3_str line)
 void ts3_answer_header(struct ts3_answer *answer, struct ts3_str line)
 {
     answer->begun = true;
+    answer->head_bytes += line.len;
     if (answer->complete_head)
         return; /* trailers behind a chunked body: nothing of them is used */
     if (answer->status == 0) {

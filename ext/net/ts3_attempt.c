@@ -333,6 +333,17 @@ static bool check_whole(struct ts3_request *request)
     return true;
 }
 
+/* The body as bytes: nothing but its length says whether they are all there. */
+static bool check_bytes(struct ts3_request *request)
+{
+    const struct ts3_answer *answer = &request->answer;
+    if (answer->status != 200)
+        return protocol_fault(request, "the answer to a GET has an odd status");
+    if (answer->length == TS3_ANSWER_UNKNOWN && !answer->chunked)
+        return integrity_fault(request, "the answer does not tell its length");
+    return request->etag[0] == '\0' || check_etag(request);
+}
+
 /* Whether the body of this answer may be taken for what was asked for. */
 static bool check_head(struct ts3_request *request)
 {
@@ -342,6 +353,8 @@ static bool check_head(struct ts3_request *request)
         request->total = answer->range_total; /* of a 416: how long the object is */
     if (!good)
         return true;
+    if (answer->bad_length)
+        return protocol_fault(request, "the answer's Content-Length cannot be right");
     if (answer->status == 206 && request->into == NULL)
         return protocol_fault(request, "a range came that was not asked for");
     if (request->method != TS3_GET && request->method != TS3_HEAD)
@@ -350,7 +363,7 @@ static bool check_head(struct ts3_request *request)
         if (answer->length != TS3_ANSWER_UNKNOWN)
             request->total = answer->length;
         return request->method == TS3_HEAD || request->parse != TS3_PARSE_BYTES ||
-               request->etag[0] == '\0' || check_etag(request);
+               check_bytes(request);
     }
     if (answer->status != 206 && answer->status != 200)
         return protocol_fault(request, "the answer to a GET has an odd status");
@@ -365,8 +378,14 @@ bool ts3_attempt_on_header(struct ts3_loop *loop, struct ts3_request *request, s
         request->first_byte_us = loop->now_us;
     bool before = answer->complete_head;
     ts3_answer_header(answer, line);
+    if (answer->head_bytes > TS3_ANSWER_HEAD_BYTES)
+        return protocol_fault(request, "the head of the answer is too long");
     if (answer->complete_head && !before) {
         ts3_loop_phase(loop, request, TS3_PHASE_RECEIVE);
+        /* It may have been sent before this request came, and then the answer to this one follows,
+         * and would be taken for that to the next. */
+        if (answer->status == 408)
+            (void)curl_easy_setopt(request->slot->easy, CURLOPT_FORBID_REUSE, 1L);
         return check_head(request);
     }
     return true;
@@ -384,8 +403,15 @@ static bool keep_answer(struct ts3_request *request, const char *bytes, size_t s
 {
     struct ts3_answer *answer = &request->answer;
     bool error = answer->status >= 300;
-    if (!error && request->parse == TS3_PARSE_NONE)
-        return true;
+    if (error || request->parse == TS3_PARSE_NONE) {
+        /* Of these nothing, or the beginning, is kept; nobody waits for the end of one that has
+         * none. */
+        answer->idle_bytes += size;
+        if (answer->idle_bytes > TS3_ANSWER_IDLE_BYTES)
+            return protocol_fault(request, "the answer goes on and on");
+        if (!error)
+            return true;
+    }
     size_t limit = error ? TS3_ANSWER_ERROR_BYTES : request->max_answer_bytes;
     if (!error && size > limit - answer->body.len) {
         ts3_request_fault(request, TS3_KIND_PROTOCOL, TS3_TRANSPORT_PROTOCOL, true,

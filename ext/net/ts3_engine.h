@@ -63,7 +63,7 @@ enum ts3_method { TS3_GET, TS3_HEAD, TS3_PUT, TS3_POST, TS3_DELETE };
 /* What is made of the body of a 2xx answer. */
 enum ts3_parse {
     TS3_PARSE_NONE,     /* read and dropped */
-    TS3_PARSE_BYTES,    /* the bytes */
+    TS3_PARSE_BYTES,    /* the bytes; of a GET only where a 200 tells where they end */
     TS3_PARSE_LIST,     /* ListObjects V1 and V2 */
     TS3_PARSE_DELETED,  /* POST ?delete: keys with error codes; Content-MD5 is added when the caller
                            gave none */
@@ -133,7 +133,9 @@ struct ts3_request_spec {
     /* GET: anything else is TS3_KIND_CHANGED; NULL: any; quotes do not count. */
     const char *expect_etag;
     size_t max_answer_bytes; /* TS3_PARSE_BYTES: a longer body is a failure (PROTOCOL); 0: 1 MiB */
-    uint32_t attempts;       /* 1 to TS3_ENGINE_ATTEMPTS, the first included */
+    /* 1 to TS3_ENGINE_ATTEMPTS, the first included; event.attempts may be more, since libcurl itself
+     * sends again where a used connection died before a byte of an answer. */
+    uint32_t attempts;
     uint32_t first_byte_ms;  /* from the request sent whole to the first byte of an answer; or 0 */
     uint32_t stall_ms;    /* without a byte either way while a body is under way; 0: no limit */
     uint32_t deadline_ms; /* from submit to the final event, all attempts; 0: no limit */

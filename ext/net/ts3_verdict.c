@@ -61,6 +61,9 @@ static void fault_of_code(struct ts3_request *request, CURLcode code, const char
      * then. */
     if (transport == TS3_TRANSPORT_SEND && request->answer.complete_head)
         transport = TS3_TRANSPORT_RECEIVE;
+    /* libcurl's word for a header line beyond its limit too (100 KiB). */
+    if (code == CURLE_OUT_OF_MEMORY && request->sent && !request->answer.complete_head)
+        transport = TS3_TRANSPORT_PROTOCOL;
     enum ts3_kind kind = TS3_KIND_TRANSPORT;
     if (transport == TS3_TRANSPORT_LOCAL)
         kind = TS3_KIND_LOCAL;
@@ -108,16 +111,24 @@ static void fault_of_status(struct ts3_request *request, const char *message)
 static bool refused(const struct ts3_request *request)
 {
     int status = request->answer.status;
-    return status < 200 || (status >= 300 && status != 304);
+    return status < 200 || status >= 300;
 }
 
 /* Whether the window has all that the answer promised; a connection that breaks after that does
  * not matter. */
 static bool window_is_whole(const struct ts3_request *request)
 {
-    if (request->into == NULL || request->answer.status == 304)
+    if (request->into == NULL)
         return true;
     return request->answer.complete_head && ts3_window_ready(request->into) == request->target;
+}
+
+/* The connection broke, or nothing more came: perhaps when all that counts had arrived. */
+static bool broke_off(const struct ts3_fault *fault)
+{
+    return fault->set && !fault->final &&
+           (fault->transport == TS3_TRANSPORT_SEND || fault->transport == TS3_TRANSPORT_RECEIVE ||
+            fault->transport == TS3_TRANSPORT_STALL);
 }
 
 /* Looks at the answer; where it is a success, its value is in the event. */
@@ -133,10 +144,13 @@ static void read_answer(struct ts3_loop *loop, struct ts3_request *request)
                               "the answer is not HTTP");
         return;
     }
-    bool late = fault->set && (fault->transport == TS3_TRANSPORT_SEND ||
-                               fault->transport == TS3_TRANSPORT_RECEIVE);
+    bool late = broke_off(fault);
     if (refused(request)) {
-        if (!fault->set || late)
+        /* What goes wrong behind the head of a refusal changes nothing about it. */
+        bool odd = fault->set && !fault->final && fault->transport == TS3_TRANSPORT_PROTOCOL;
+        if ((late || odd) && request->answer.status >= 300)
+            memset(fault, 0, sizeof *fault);
+        if (!fault->set)
             read_refusal(loop, request);
         return;
     }
@@ -148,7 +162,7 @@ static void read_answer(struct ts3_loop *loop, struct ts3_request *request)
                               "the answer was cut short");
         return;
     }
-    if (!fault->set && request->answer.status != 304)
+    if (!fault->set)
         ts3_value_parse(loop->alloc, request);
 }
 
@@ -219,6 +233,8 @@ static bool wait_and_retry(struct ts3_loop *loop, struct ts3_request *request,
     if (request->attempts >= allowed)
         return false;
     int64_t delay_ms = ts3_retry_delay_ms(what, request->retries, &loop->rand);
+    if (refused(request))
+        delay_ms = ts3_retry_after_ms(delay_ms, ts3_answer_wait_s(&request->answer));
     const struct ts3_timer *deadline = &request->deadline_alarm.timer;
     if (deadline->slot != 0 && loop->now_us + delay_ms * 1000 >= deadline->due_us)
         return false; /* it would only wait for its deadline, and hide the reason */

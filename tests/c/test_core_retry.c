@@ -14,7 +14,8 @@ TEST(retry_judges_replies)
         {200, "", TS3_RETRY_NONE, TS3_OUTCOME_NOT_APPLIED},
         {204, "", TS3_RETRY_NONE, TS3_OUTCOME_NOT_APPLIED},
         {206, "", TS3_RETRY_NONE, TS3_OUTCOME_NOT_APPLIED},
-        {304, "", TS3_RETRY_NONE, TS3_OUTCOME_NOT_APPLIED},
+        /* an answer to a condition, which only a caller can have set, and to whom it says no */
+        {304, "", TS3_RETRY_FINAL, TS3_OUTCOME_NOT_APPLIED},
         /* an error within a 200 */
         {200, "InternalError", TS3_RETRY_TRANSIENT, TS3_OUTCOME_UNKNOWN},
         {200, "Whatever", TS3_RETRY_TRANSIENT, TS3_OUTCOME_UNKNOWN},
@@ -92,6 +93,10 @@ TEST(retry_judges_transport)
         {TS3_TRANSPORT_RECEIVE, 403, true, TS3_RETRY_FINAL, TS3_OUTCOME_NOT_APPLIED},
         {TS3_TRANSPORT_RECEIVE, 500, true, TS3_RETRY_TRANSIENT, TS3_OUTCOME_UNKNOWN},
         {TS3_TRANSPORT_FIRST_BYTE, 0, true, TS3_RETRY_TRANSIENT, TS3_OUTCOME_UNKNOWN},
+        {TS3_TRANSPORT_FIRST_BYTE, 403, true, TS3_RETRY_FINAL, TS3_OUTCOME_NOT_APPLIED},
+        {TS3_TRANSPORT_STALL, 403, true, TS3_RETRY_FINAL, TS3_OUTCOME_NOT_APPLIED},
+        {TS3_TRANSPORT_STALL, 500, true, TS3_RETRY_TRANSIENT, TS3_OUTCOME_UNKNOWN},
+        {TS3_TRANSPORT_PROTOCOL, 404, true, TS3_RETRY_FINAL, TS3_OUTCOME_NOT_APPLIED},
         {TS3_TRANSPORT_STALL, 206, true, TS3_RETRY_TRANSIENT, TS3_OUTCOME_UNKNOWN},
         {TS3_TRANSPORT_PROTOCOL, 206, true, TS3_RETRY_TRANSIENT, TS3_OUTCOME_UNKNOWN},
         {TS3_TRANSPORT_LOCAL, 0, false, TS3_RETRY_FINAL, TS3_OUTCOME_NOT_APPLIED},
@@ -133,6 +138,21 @@ TEST(retry_delays_are_full_jitter)
     CHECK_INT(ts3_retry_delay_ms(TS3_RETRY_SKEW, 3, &rand), 0);
     CHECK_INT(ts3_retry_delay_ms(TS3_RETRY_REGION, 3, &rand), 0);
     CHECK(ts3_retry_delay_ms(TS3_RETRY_TRANSIENT, UINT32_MAX, &rand) <= 20000);
+}
+
+TEST(retry_after_makes_a_delay_longer)
+{
+    static const struct {
+        int64_t delay_ms, asked_s, want_ms;
+    } rows[] = {
+        {30, 0, 30},          {30, -1, 30},           {30, INT64_MIN, 30},
+        {30, 1, 1000},        {1500, 1, 1500},        {0, 20, 20000},
+        {30, 21, 20000},      {19000, 86400, 20000},  {30, INT64_MAX, 20000},
+    };
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        ts3_test_label("row %zu", i);
+        CHECK_INT(ts3_retry_after_ms(rows[i].delay_ms, rows[i].asked_s), rows[i].want_ms);
+    }
 }
 
 TEST(retry_quota)

@@ -123,7 +123,7 @@ TEST(methods_and_connection_reuse)
     CHECK(strncmp(server.seen[1].head, "DELETE /bucket/k HTTP", 21) == 0);
     CHECK(strncmp(server.seen[3].head, "POST /bucket/k HTTP", 19) == 0);
     CHECK_TEXT(ts3_str_of(net_header(&server.seen[3], "content-length")), "0");
-    CHECK_INT(server.connections, 1);
+    CHECK_INT(net_connections(&server), 1);
     close_both(&server, &net);
 }
 
@@ -431,7 +431,7 @@ TEST(a_forked_child_touches_nothing)
     event = net_run(&net, &spec);
     CHECK(!event.failed);
     ts3_event_clear(&event);
-    CHECK_INT(server.connections, 1);
+    CHECK_INT(net_connections(&server), 1);
     ts3_window_unref(window);
     close_both(&server, &net);
 }

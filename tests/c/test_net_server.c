@@ -5,9 +5,7 @@
 #endif
 #include "test_net_server.h"
 
-#include <arpa/inet.h>
 #include <curl/curl.h>
-#include <netinet/in.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -28,6 +26,8 @@ static void *must(void *p)
 }
 
 /* --- the server --------------------------------------------------------------------------------------------------- */
+
+enum { KEPT_BYTES = 1 << 20 };
 
 struct reader {
     int fd;
@@ -50,28 +50,37 @@ static bool more(struct reader *in)
     return true;
 }
 
-/* One whole request taken off the front; false when the client has closed. */
-static bool read_request(struct reader *in, struct net_seen *seen)
+/* Request line and headers; false when the client has closed. */
+static bool read_head(struct reader *in, struct net_seen *seen)
 {
     const char *end;
     while (in->len == 0 || (end = strstr(in->data, "\r\n\r\n")) == NULL)
         if (!more(in))
             return false;
-    size_t head = (size_t)(end - in->data) + 2;
-    seen->head = must(strndup(in->data, head));
+    seen->head = must(strndup(in->data, (size_t)(end - in->data) + 2));
+    seen->body = NULL;
     const char *length = net_header(seen, "Content-Length");
     seen->body_size = length ? (size_t)strtoull(length, NULL, 10) : 0;
-    size_t whole = head + 2 + seen->body_size;
-    while (in->len < whole) {
-        if (!more(in)) {
-            free(seen->head);
+    return true;
+}
+
+/* The body, and takes the whole request off the front. */
+static bool read_body(struct reader *in, struct net_seen *seen)
+{
+    size_t head = strlen(seen->head) + 2;
+    size_t whole = head + seen->body_size;
+    while (in->len < whole)
+        if (!more(in))
             return false;
-        }
-    }
     seen->body = must(malloc(seen->body_size + 1));
-    memcpy(seen->body, in->data + head + 2, seen->body_size);
+    memcpy(seen->body, in->data + head, seen->body_size);
     memmove(in->data, in->data + whole, in->len - whole + 1);
     in->len -= whole;
+    if (in->len == 0 && in->cap > KEPT_BYTES) { /* a connection may live for long */
+        free(in->data);
+        in->data = NULL;
+        in->cap = 0;
+    }
     return true;
 }
 
@@ -103,11 +112,6 @@ void net_send_reply(int fd, const char *reply)
     free(text);
 }
 
-struct connection {
-    struct net_server *server;
-    int number;
-};
-
 static enum net_then answer(struct net_server *server, int fd, int number, const struct net_seen *seen)
 {
     if (server->script != NULL)
@@ -122,10 +126,7 @@ static void finish(int fd, enum net_then then)
 {
     char byte;
     if (then == NET_RESET) {
-        struct linger linger = {.l_onoff = 1, .l_linger = 0};
-        setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof linger);
-        struct sockaddr none = {.sa_family = AF_UNSPEC};
-        (void)connect(fd, &none, sizeof none); /* resets at once, and keeps the number ours until the end */
+        net_reset(fd);
         return;
     }
     while (then == NET_HOLD && recv(fd, &byte, 1, 0) > 0)
@@ -133,81 +134,82 @@ static void finish(int fd, enum net_then then)
     (void)shutdown(fd, SHUT_RDWR);
 }
 
-static void *serve(void *arg)
+static void free_seen(struct net_seen *seen)
 {
-    struct connection connection = *(struct connection *)arg;
-    struct net_server *server = connection.server;
-    free(arg);
-    int fd = server->fds[connection.number];
+    free(seen->head);
+    free(seen->body);
+}
+
+/* Answers a whole request, and keeps it or frees it. */
+static enum net_then respond(struct net_server *server, int fd, struct net_seen *seen)
+{
+    if (server->forgets) {
+        enum net_then then = answer(server, fd, 0, seen);
+        free_seen(seen);
+        return then;
+    }
+    pthread_mutex_lock(&server->mutex);
+    int number = atomic_load(&server->count);
+    if (number == NET_MAX_REQUESTS)
+        abort();
+    server->seen[number] = *seen;
+    atomic_store(&server->count, number + 1);
+    pthread_mutex_unlock(&server->mutex);
+    return answer(server, fd, number, &server->seen[number]);
+}
+
+static void serve(void *ctx, int fd, int connection)
+{
+    struct net_server *server = ctx;
     struct reader in = {.fd = fd};
-    struct net_seen seen = {0};
+    struct net_seen seen = {.connection = connection};
     enum net_then then = NET_KEEP;
-    while (then == NET_KEEP && read_request(&in, &seen)) {
-        seen.connection = connection.number;
-        pthread_mutex_lock(&server->mutex);
-        int number = atomic_load(&server->count);
-        if (number == NET_MAX_REQUESTS)
-            abort();
-        server->seen[number] = seen;
-        atomic_store(&server->count, number + 1);
-        pthread_mutex_unlock(&server->mutex);
-        then = answer(server, fd, number, &server->seen[number]);
+    if (atomic_fetch_sub(&server->turned_away, 1) > 0) {
+        net_reset(fd);
+        return;
+    }
+    while (then == NET_KEEP && read_head(&in, &seen)) {
+        if (server->early != NULL)
+            then = server->early(server, fd, 0, &seen);
+        if (then != NET_KEEP || !read_body(&in, &seen)) {
+            free_seen(&seen);
+            break;
+        }
+        then = respond(server, fd, &seen);
     }
     free(in.data);
     finish(fd, then);
-    return NULL;
 }
 
-static void *accept_all(void *arg)
+void net_server_bind(struct net_server *server)
 {
-    struct net_server *server = arg;
-    for (;;) {
-        int fd = accept(server->listen_fd, NULL, NULL);
-        if (fd < 0)
-            return NULL;
-        struct connection *connection = must(malloc(sizeof *connection));
-        pthread_mutex_lock(&server->mutex);
-        if (server->connections == NET_MAX_CONNECTIONS)
-            abort();
-        *connection = (struct connection){server, server->connections};
-        server->fds[server->connections] = fd;
-        if (pthread_create(&server->threads[server->connections], NULL, serve, connection) != 0)
-            abort();
-        server->connections++;
-        pthread_mutex_unlock(&server->mutex);
-    }
+    net_listener_bind(&server->listener);
+    server->port = server->listener.port;
+    pthread_mutex_init(&server->mutex, NULL);
+}
+
+void net_server_listen(struct net_server *server)
+{
+    net_listener_start(&server->listener, serve, server);
 }
 
 void net_server_start(struct net_server *server)
 {
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    socklen_t size = sizeof address;
-    server->listen_fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (server->listen_fd < 0 || bind(server->listen_fd, (struct sockaddr *)&address, sizeof address) != 0 ||
-        listen(server->listen_fd, 128) != 0 ||
-        getsockname(server->listen_fd, (struct sockaddr *)&address, &size) != 0)
-        abort();
-    server->port = ntohs(address.sin_port);
-    pthread_mutex_init(&server->mutex, NULL);
-    if (pthread_create(&server->accepter, NULL, accept_all, server) != 0)
-        abort();
+    net_server_bind(server);
+    net_server_listen(server);
 }
 
 void net_server_stop(struct net_server *server)
 {
-    (void)shutdown(server->listen_fd, SHUT_RDWR);
-    pthread_join(server->accepter, NULL);
-    close(server->listen_fd);
-    for (int i = 0; i < server->connections; i++) {
-        (void)shutdown(server->fds[i], SHUT_RDWR);
-        pthread_join(server->threads[i], NULL);
-        close(server->fds[i]);
-    }
-    for (int i = 0; i < atomic_load(&server->count); i++) {
-        free(server->seen[i].head);
-        free(server->seen[i].body);
-    }
+    net_listener_stop(&server->listener);
+    for (int i = 0; i < atomic_load(&server->count); i++)
+        free_seen(&server->seen[i]);
     pthread_mutex_destroy(&server->mutex);
+}
+
+int net_connections(struct net_server *server)
+{
+    return atomic_load(&server->listener.accepted);
 }
 
 static const char *next_header(const char *line, const char *name)

@@ -4,18 +4,15 @@
  *
  * Owner: each test starts and stops its own.  Thread: the server has one for accepting and one a
  * connection; a script's function runs on the connection's.  Errors: end the program.  Limits:
- * NET_MAX_REQUESTS requests and NET_MAX_CONNECTIONS connections in a server's life. */
+ * NET_MAX_REQUESTS requests in a server's life, where it does not forget them. */
 #ifndef TEST_NET_SERVER_H
 #define TEST_NET_SERVER_H
 
-#include <pthread.h>
-#include <stdatomic.h>
-
 #include "net/ts3_engine.h"
+#include "test_net_listener.h"
 #include "ts3_test.h"
 
 #define NET_MAX_REQUESTS 4096
-#define NET_MAX_CONNECTIONS 512
 
 enum net_then {
     NET_KEEP,  /* wait for the next request on this connection */
@@ -40,26 +37,30 @@ struct net_server;
 typedef enum net_then (*net_script)(struct net_server *server, int fd, int number, const struct net_seen *seen);
 
 struct net_server {
-    int listen_fd;
     int port;
     const struct net_step *steps; /* by number of the request; the last one is used for all that follow */
     int step_count;
     net_script script; /* instead of steps, when set */
-    void *ctx;         /* for the script */
-    pthread_t accepter;
+    net_script early;  /* when set: called before the body is read; what is not NET_KEEP ends the connection there */
+    void *ctx;         /* for the scripts */
+    bool forgets;      /* what was seen is freed when it was answered, and not counted */
+    atomic_int turned_away; /* so many connections are reset before a byte is read */
+    struct net_listener listener;
     pthread_mutex_t mutex;
     struct net_seen seen[NET_MAX_REQUESTS];
     atomic_int count; /* of requests seen */
-    int connections;
-    int fds[NET_MAX_CONNECTIONS];
-    pthread_t threads[NET_MAX_CONNECTIONS];
 };
 
+/* The port alone: connections are refused until net_server_listen. net_server_start does both. */
+void net_server_bind(struct net_server *server);
+void net_server_listen(struct net_server *server);
 void net_server_start(struct net_server *server);
 void net_server_stop(struct net_server *server);
 void net_send(int fd, const void *bytes, size_t size);
 /* "Content-Length: @" becomes the body's true length. */
 void net_send_reply(int fd, const char *reply);
+/* How many connections were made. */
+int net_connections(struct net_server *server);
 /* A header's value in a request, or NULL; valid until the next call. */
 const char *net_header(const struct net_seen *seen, const char *name);
 /* How many headers of that name. */

@@ -22,6 +22,7 @@ static void check_answer(const struct ts3_answer *answer)
     REQUIRE(answer->status >= 0 && answer->status <= 999);
     REQUIRE(!answer->complete_head || answer->begun);
     REQUIRE(answer->body.len <= BODY_BYTES);
+    REQUIRE(ts3_answer_wait_s(answer) >= 0);
     check_text(answer->etag, sizeof(answer->etag));
     check_text(answer->request_id, sizeof(answer->request_id));
     check_text(answer->host_id, sizeof(answer->host_id));
