@@ -4,7 +4,7 @@
  * copied into memory, nothing checked but the status.
  *
  *   bare_curl METHOD URL COUNT PARALLEL [--bytes N] [--hop] [--hash] [--fresh] [--perform]
- *             [--cacert FILE] [--buffer KIB]
+ *             [--headers] [--cacert FILE] [--buffer KIB]
  *
  * METHOD GET or PUT.  --bytes: of the body of a PUT; of a GET, one range after the other, each
  * request the next (without it, the object whole).  With PARALLEL 1 requests go by
@@ -14,6 +14,7 @@
  * --hash: SHA-256 of each PUT's body before it is sent, on the same thread.  --fresh: the bytes of
  * each GET land in memory of their own, taken before and freed after it, as a program needs that
  * keeps them; without it each connection has one buffer, which stays in the processor's cache.
+ * --headers: with headers as long as those of a signed request, always the same.
  * --cacert: trust this for https.  --buffer: libcurl's two buffers, 64 KiB each.
  *
  * Prints "wall_s cpu_s" of all but the first PARALLEL requests, which open the connections; with
@@ -47,7 +48,7 @@ struct place {
 };
 
 struct bench {
-    bool put, hop, hash, fresh, perform;
+    bool put, hop, hash, fresh, perform, headers;
     const char *url, *cacert;
     long buffer_bytes;
     size_t count, parallel, bytes;
@@ -132,9 +133,9 @@ static void open_place(struct bench *bench, struct place *place, struct curl_sli
             curl_easy_setopt(easy, CURLOPT_CUSTOMREQUEST, "PUT") == CURLE_OK &&
             curl_easy_setopt(easy, CURLOPT_POSTFIELDS, bench->body) == CURLE_OK &&
             curl_easy_setopt(easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)bench->bytes) ==
-                CURLE_OK &&
-            curl_easy_setopt(easy, CURLOPT_HTTPHEADER, headers) == CURLE_OK;
+                CURLE_OK;
     }
+    good = good && curl_easy_setopt(easy, CURLOPT_HTTPHEADER, headers) == CURLE_OK;
     must(good, "curl_easy_setopt");
     /* Memory of the right size from the start, as one who knows the range's length would have. */
     place->cap = bench->put || bench->bytes == 0 ? 16384 : bench->bytes;
@@ -375,6 +376,8 @@ static void parse(struct bench *bench, int argc, char **argv)
             bench->fresh = true;
         else if (strcmp(argv[i], "--perform") == 0)
             bench->perform = true;
+        else if (strcmp(argv[i], "--headers") == 0)
+            bench->headers = true;
         else if (strcmp(argv[i], "--cacert") == 0 && i + 1 < argc)
             bench->cacert = argv[++i];
         else if (strcmp(argv[i], "--buffer") == 0 && i + 1 < argc)
@@ -385,6 +388,25 @@ static void parse(struct bench *bench, int argc, char **argv)
     must(!bench->hop || bench->parallel == 1, "--hop is for one request at a time");
 }
 
+static struct curl_slist *make_headers(const struct bench *bench)
+{
+    static const char *const as_signed[] = {
+        "Authorization: AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/20150830/us-east-1/s3/aws4_request, "
+        "SignedHeaders=host;x-amz-content-sha256;x-amz-date, "
+        "Signature=e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+        "x-amz-date: 20150830T123600Z",
+        "x-amz-content-sha256: e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+    };
+    struct curl_slist *headers = NULL;
+    if (bench->put) {
+        headers = curl_slist_append(headers, "Expect:");
+        headers = curl_slist_append(headers, "Content-Type: application/octet-stream");
+    }
+    for (size_t i = 0; bench->headers && i < sizeof as_signed / sizeof *as_signed; i++)
+        headers = curl_slist_append(headers, as_signed[i]);
+    return headers;
+}
+
 int main(int argc, char **argv)
 {
     static struct bench bench;
@@ -393,8 +415,7 @@ int main(int argc, char **argv)
     bench.body = calloc(1, bench.bytes + 1);
     double *times_s = calloc(bench.count + 1, sizeof *times_s);
     must(bench.body != NULL && times_s != NULL, "no memory");
-    struct curl_slist *headers = curl_slist_append(NULL, "Expect:");
-    headers = curl_slist_append(headers, "Content-Type: application/octet-stream");
+    struct curl_slist *headers = make_headers(&bench);
     for (size_t i = 0; i < bench.parallel; i++)
         open_place(&bench, &bench.place[i], headers);
     if (bench.parallel == 1)

@@ -218,9 +218,9 @@ class Engine:
     def stats(self) -> dict[str, int]:
         """Counters and gauges by name: requests_get (head, put, post, delete), attempts, retries, retries_denied,
         succeeded, failed, bytes_up, bytes_down, connections_opened, connections_dropped_stale, connections_open,
-        queued, in_flight, undrained, budget_used_bytes, budget_bytes, skew_s, skew_adopted (0 or 1); and since the
-        last call: loop_turns (of the loop), loop_p999_us and loop_max_us (how long a turn took: 999 of 1,000 at most
-        so, a fifth too much at most; the longest)."""
+        queued, in_flight, undrained, budget_used_bytes, budget_bytes, skew_s, skew_adopted (0 or 1), loop_turns (since
+        the last call, as the next two), loop_p999_us (999 of 1,000 turns took at most so long; told up to a fifth too
+        long), loop_max_us (the longest turn)."""
     def close(self) -> None:
         """End every request (kind "closed"), join the threads with the GIL released. Idempotent."""
 

@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Iterable
 from typing import Callable, NamedTuple
 
-from contest.entrants import BARE, FRESH, HASHED, HOP, PERFORM
+from contest.entrants import BARE, FRESH, HASHED, HEADED, HEADED_HOP, HOP, PERFORM
 from contest.timing import Entrant, Row, quartiles, ratios, told
 
 DRAINED = "ours, submit and drain"
@@ -84,11 +84,13 @@ def _small(row: Row) -> list[Outcome]:
         at_least(row, DEFERREDS, ["obstore"], 1.5),
         *ahead(row, DEFERREDS),
         at_least(row, DRAINED, [BARE, PERFORM], 0.75),
+        at_least(row, DRAINED, [HEADED], 0.75),
     ]
 
 
 def _latency(row: Row) -> list[Outcome]:
-    return [at_least(row, DRAINED, [HOP], 1 / ONE_SLOWER), *ahead(row, DRAINED)]
+    hops = [at_least(row, DRAINED, [name], 1 / ONE_SLOWER) for name in (HOP, HEADED_HOP)]
+    return [*hops, *ahead(row, DRAINED)]
 
 
 def _get_stream(row: Row) -> list[Outcome]:

@@ -73,11 +73,11 @@ class Drained:
         while ended < count:
             self._poll.poll()
             for event in self._engine.drain(DRAIN_EVENTS):
-                self._ended(load, event)
                 ended += 1
-                if begun < count:
+                if begun < count:  # the engine need not wait until this one's bytes were looked at
                     self._submit(load, begun, body)
                     begun += 1
+                self._ended(load, event)
 
     def close(self) -> None:
         self._engine.close()

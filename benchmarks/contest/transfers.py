@@ -13,7 +13,7 @@ from typing import Any, Callable
 
 from twisted.internet.defer import Deferred, inlineCallbacks
 
-from contest.entrants import BARE, FRESH, HASHED, HOP, PERFORM, bare_ways, others, ours
+from contest.entrants import BARE, FRESH, HASHED, HEADED, HEADED_HOP, HOP, PERFORM, bare_ways, others, ours
 from contest.load import Contender, Load
 from contest.ours import Deferreds, Drained
 from contest.server import NullServer
@@ -84,10 +84,10 @@ def plain_rows(
     for method in ("GET", "PUT"):
         name = method.lower()
         if f"{name}-small" in wanted:
-            entrants = [*mine, bare[BARE], bare[PERFORM], *rest]
+            entrants = [*mine, bare[BARE], bare[PERFORM], bare[HEADED], *rest]
             rows.append((yield run_row(_small_row(f"{name}-small", method, entrants, server), seconds)))
         if f"{name}-latency" in wanted:
-            entrants = [*mine, bare[BARE], bare[HOP], *rest]
+            entrants = [*mine, bare[BARE], bare[HOP], bare[HEADED_HOP], *rest]
             rows.append((yield run_row(_latency_row(f"{name}-latency", method, entrants, server), seconds)))
         if f"{name}-stream" in wanted:
             entrants = [*mine, *_yardsticks(bare, method), *rest, *(unsigned if method == "PUT" else [])]

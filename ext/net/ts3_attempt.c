@@ -102,6 +102,9 @@ static enum ts3_err write_headers(const struct ts3_loop *loop, const struct ts3_
         err = write_header(slot, &at[count++], TS3_STR("x-amz-content-sha256"), wire->payload);
     for (size_t i = 0; err == TS3_OK && i < wire->count; i++)
         err = write_header(slot, &at[count++], wire->headers[i].name, wire->headers[i].value);
+    /* libcurl writes a head byte by byte, so that each that says nothing is felt. */
+    if (err == TS3_OK)
+        err = drop_header(slot, &at[count++], "Accept:");
     if (request->method == TS3_PUT || request->method == TS3_POST) {
         if (err == TS3_OK)
             err = drop_header(slot, &at[count++], "Expect:");

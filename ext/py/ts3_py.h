@@ -149,6 +149,9 @@ int ts3_py_args_number(PyObject *value, const char *what, uint64_t max, uint64_t
  * caller. */
 int ts3_py_args_pairs(PyObject *value, const char *what, size_t max, struct ts3_pair *pairs,
                       size_t *count, PyObject **kept);
+/* The same for a caller that uses the pairs before any other code can run: a list needs no copy. */
+int ts3_py_args_last_pairs(PyObject *value, const char *what, size_t max, struct ts3_pair *pairs,
+                           size_t *count, PyObject **kept);
 
 /* ---- ts3_py_convert.c: results ---- */
 

@@ -84,7 +84,10 @@ int ts3_py_args_choice(PyObject *value, PyObject *const *choices, size_t count, 
 int ts3_py_args_text(PyObject *value, const char *what, struct ts3_str *text)
 {
     Py_ssize_t size = 0;
-    if (PyUnicode_Check(value)) {
+    if (PyUnicode_Check(value) && PyUnicode_IS_COMPACT_ASCII(value)) {
+        text->data = (const char *)PyUnicode_1BYTE_DATA(value); /* nearly all; no call then */
+        size = PyUnicode_GET_LENGTH(value);
+    } else if (PyUnicode_Check(value)) {
         text->data = PyUnicode_AsUTF8AndSize(value, &size);
         if (!text->data) {
             return -1;
@@ -151,6 +154,21 @@ static int pair_from(PyObject *item, const char *what, struct ts3_pair *pair)
     return ts3_py_args_text(PyTuple_GET_ITEM(item, 1), what, &pair->value);
 }
 
+static int read_pairs(PyObject *const *items, Py_ssize_t count, const char *what, size_t max,
+                      struct ts3_pair *pairs)
+{
+    if ((size_t)count > max) {
+        PyErr_Format(PyExc_ValueError, "%s: at most %zu pairs", what, max);
+        return -1;
+    }
+    for (Py_ssize_t i = 0; i < count; i++) {
+        if (pair_from(items[i], what, &pairs[i]) < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
 int ts3_py_args_pairs(PyObject *value, const char *what, size_t max, struct ts3_pair *pairs,
                       size_t *count, PyObject **kept)
 {
@@ -159,16 +177,16 @@ int ts3_py_args_pairs(PyObject *value, const char *what, size_t max, struct ts3_
     if (!*kept) {
         return -1;
     }
-    size_t size = (size_t)PyTuple_GET_SIZE(*kept);
-    if (size > max) {
-        PyErr_Format(PyExc_ValueError, "%s: at most %zu pairs", what, max);
-        return -1;
+    *count = (size_t)PyTuple_GET_SIZE(*kept);
+    return read_pairs(PySequence_Fast_ITEMS(*kept), PyTuple_GET_SIZE(*kept), what, max, pairs);
+}
+
+int ts3_py_args_last_pairs(PyObject *value, const char *what, size_t max, struct ts3_pair *pairs,
+                           size_t *count, PyObject **kept)
+{
+    if (!PyList_CheckExact(value)) {
+        return ts3_py_args_pairs(value, what, max, pairs, count, kept);
     }
-    for (size_t i = 0; i < size; i++) {
-        if (pair_from(PyTuple_GET_ITEM(*kept, (Py_ssize_t)i), what, &pairs[i]) < 0) {
-            return -1;
-        }
-    }
-    *count = size;
-    return 0;
+    *count = (size_t)PyList_GET_SIZE(value);
+    return read_pairs(PySequence_Fast_ITEMS(value), PyList_GET_SIZE(value), what, max, pairs);
 }

@@ -2,6 +2,8 @@
 /* sign(), parse_list(), parse_error(): what the module offers without an engine. */
 #include "ts3_py.h"
 
+#include <string.h>
+
 #include "core/ts3_alloc.h"
 #include "xml/ts3_xml_error.h"
 
@@ -32,6 +34,16 @@ static int sign_texts(PyObject **args, struct ts3_sigv4_request *request)
     return request->time_s == -1 && PyErr_Occurred() ? -1 : 0;
 }
 
+/* Of text that can hold nothing else: what is signed is checked to be printable ASCII. */
+static PyObject *ascii_from(struct ts3_str text)
+{
+    PyObject *made = PyUnicode_New((Py_ssize_t)text.len, 127);
+    if (made) {
+        memcpy(PyUnicode_1BYTE_DATA(made), text.data, text.len);
+    }
+    return made;
+}
+
 PyObject *ts3_py_functions_sign(PyObject *module, PyObject *const *args, Py_ssize_t nargs,
                                 PyObject *kwnames)
 {
@@ -51,8 +63,8 @@ PyObject *ts3_py_functions_sign(PyObject *module, PyObject *const *args, Py_ssiz
     if (sign_texts(given, &request) < 0 ||
         ts3_py_args_pairs(given[TS3_PY_SIGN_QUERY], "query", TS3_SIGV4_MAX_PAIRS, query,
                           &request.query_count, &kept_query) < 0 ||
-        ts3_py_args_pairs(given[TS3_PY_SIGN_HEADERS], "headers", TS3_SIGV4_MAX_PAIRS, headers,
-                          &request.header_count, &kept_headers) < 0) {
+        ts3_py_args_last_pairs(given[TS3_PY_SIGN_HEADERS], "headers", TS3_SIGV4_MAX_PAIRS, headers,
+                               &request.header_count, &kept_headers) < 0) {
         goto cleanup;
     }
     enum ts3_err err = ts3_sigv4_sign(state->signer, &request, &state->signed_request);
@@ -60,7 +72,7 @@ PyObject *ts3_py_functions_sign(PyObject *module, PyObject *const *args, Py_ssiz
         ts3_py_module_raise(state, err, "sign");
         goto cleanup;
     }
-    result = ts3_py_convert_text(ts3_buf_str(&state->signed_request.authorization));
+    result = ascii_from(ts3_buf_str(&state->signed_request.authorization));
 cleanup:
     Py_XDECREF(kept_query);
     Py_XDECREF(kept_headers);
