@@ -57,6 +57,7 @@ enum ts3_err ts3_shared_new(const struct ts3_alloc *alloc, size_t limit_bytes,
         return err;
     }
     atomic_init(&made->used_bytes, 0);
+    atomic_init(&made->reserved_bytes, 0);
     atomic_init(&made->refs, 1);
     atomic_init(&made->posted, false);
     atomic_init(&made->sleeping, false);
@@ -112,11 +113,24 @@ bool ts3_shared_awake(struct ts3_shared *shared, bool readable)
     return atomic_exchange(&shared->posted, false);
 }
 
+void ts3_shared_reserve(struct ts3_shared *shared, size_t bytes)
+{
+    size_t most = shared->limit_bytes / 8;
+    size_t reserved = atomic_load(&shared->reserved_bytes);
+    size_t wanted;
+    do {
+        wanted = bytes > most - reserved ? most : reserved + bytes;
+    } while (!atomic_compare_exchange_weak(&shared->reserved_bytes, &reserved, wanted));
+}
+
 enum ts3_err ts3_shared_charge(struct ts3_shared *shared, size_t bytes)
 {
+    size_t limit = shared->limit_bytes - atomic_load(&shared->reserved_bytes);
     size_t used = atomic_load(&shared->used_bytes);
     do {
-        if (bytes > shared->limit_bytes || used > shared->limit_bytes - bytes)
+        /* Alone anything up to the whole limit goes, or it would never go. */
+        size_t most = used == 0 ? shared->limit_bytes : limit;
+        if (bytes > most || used > most - bytes)
             return TS3_EBUDGET;
     } while (!atomic_compare_exchange_weak(&shared->used_bytes, &used, used + bytes));
     return TS3_OK;
@@ -137,7 +151,7 @@ void ts3_shared_discharge(struct ts3_shared *shared, size_t bytes)
 /* How much may be kept for later, beside what is used. */
 static size_t room_bytes(const struct ts3_shared *shared)
 {
-    size_t used = atomic_load(&shared->used_bytes);
+    size_t used = atomic_load(&shared->used_bytes) + atomic_load(&shared->reserved_bytes);
     return used < shared->limit_bytes ? shared->limit_bytes - used : 0;
 }
 

@@ -2,8 +2,8 @@
 /* What may outlive an engine, because windows do: its byte budget, and the way to wake its loop.
  * Owner: counted references; the engine holds one, each window one.  Thread: any, all state is
  *   atomic or (blocks) has its own lock.
- * Errors: TS3_ENOMEM, TS3_EIO from new; TS3_EBUDGET from charge.  Limits: used never exceeds limit
- *   but by force. */
+ * Errors: TS3_ENOMEM, TS3_EIO from new; TS3_EBUDGET from charge.  Limits: used and reserved together
+ *   never exceed limit but by force, or where all of used is one charge. */
 #ifndef TS3_SHARED_H
 #define TS3_SHARED_H
 
@@ -25,6 +25,7 @@ struct ts3_shared {
     volatile unsigned char *mine;
     int wake_fd; /* eventfd in the loop's epoll set */
     atomic_size_t used_bytes;
+    atomic_size_t reserved_bytes; /* of the limit, for what connections hold: an eighth at most */
     struct ts3_blocks blocks; /* of windows and bodies; used and kept together stay below the limit */
     atomic_uint refs;
     atomic_bool posted;   /* something for the loop to look at */
@@ -50,6 +51,8 @@ enum ts3_err ts3_shared_charge(struct ts3_shared *shared, size_t bytes);
 /* For what cannot be refused; may take used beyond the limit. */
 void ts3_shared_force(struct ts3_shared *shared, size_t bytes);
 void ts3_shared_discharge(struct ts3_shared *shared, size_t bytes);
+/* Keeps so much of the limit free from now on, for a connection's own buffers. */
+void ts3_shared_reserve(struct ts3_shared *shared, size_t bytes);
 /* Memory for bytes that were charged before; to be given back before they are discharged. */
 enum ts3_err ts3_shared_take(struct ts3_shared *shared, size_t bytes, struct ts3_block *block);
 void ts3_shared_give(struct ts3_shared *shared, struct ts3_block *block);

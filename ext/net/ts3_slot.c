@@ -181,6 +181,8 @@ static enum ts3_err make_slot(struct ts3_loop *loop, struct ts3_slot **out)
         free_slot(slot, loop->alloc);
         return code == CURLE_OUT_OF_MEMORY ? TS3_ENOMEM : TS3_ENET;
     }
+    /* libcurl's buffer of what comes in, and with TLS about twice as much again. */
+    ts3_shared_reserve(loop->shared, (size_t)TS3_SLOT_BUFFER_BYTES * (loop->site->tls ? 3 : 1));
     *out = slot;
     return TS3_OK;
 }

@@ -108,6 +108,25 @@ TEST(blocks_are_kept_within_limits)
     CHECK_INT(atomic_load(&blocks.mapped_bytes), 0);
 }
 
+TEST(connections_have_a_part_of_the_budget)
+{
+    struct ts3_shared *shared = NULL;
+    CHECK_OK(ts3_shared_new(ts3_alloc_libc(), 8000, &shared));
+    ts3_shared_reserve(shared, 600);
+    CHECK_OK(ts3_shared_charge(shared, 7000));
+    CHECK_INT(ts3_shared_charge(shared, 401), TS3_EBUDGET);
+    CHECK_OK(ts3_shared_charge(shared, 400));
+    ts3_shared_reserve(shared, SIZE_MAX / 2); /* an eighth in all, however many there are */
+    ts3_shared_discharge(shared, 1000);
+    CHECK_INT(ts3_shared_charge(shared, 601), TS3_EBUDGET);
+    CHECK_OK(ts3_shared_charge(shared, 600));
+    ts3_shared_discharge(shared, 7000);
+    CHECK_OK(ts3_shared_charge(shared, 8000)); /* alone the whole goes */
+    CHECK_INT(ts3_shared_charge(shared, 1), TS3_EBUDGET);
+    ts3_shared_discharge(shared, 8000);
+    ts3_shared_unref(shared);
+}
+
 TEST(forked_children_are_known)
 {
     struct ts3_shared *shared = NULL;
