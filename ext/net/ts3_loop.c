@@ -472,12 +472,13 @@ static void turn(struct ts3_loop *loop)
     if (posted)
         take_posted(loop);
     fire_timers(loop);
+    loop->hurry = false;
     ts3_schedule_run(loop);
     uint32_t connecting = loop->connecting;
     run_curl_timer(loop); /* what was started goes out now, not a poll later */
     bool room = take_finished(loop) || loop->connecting < connecting;
     tell_ended(loop);
-    loop->hurry = room && ts3_schedule_waits(loop);
+    loop->hurry = (loop->hurry || room) && ts3_schedule_waits(loop);
     if (loop->sockets.idle_count > 0 && loop->idle_timer.slot == 0)
         ts3_timers_set(&loop->timers, &loop->idle_timer, loop->now_us + IDLE_US);
     ts3_hist_add(&loop->busy, (uint64_t)(real_us() - begun_us));

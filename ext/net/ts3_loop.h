@@ -71,7 +71,9 @@ struct ts3_loop {
     int64_t now_us;      /* the engine's clock, once a turn */
     int64_t curl_due_us; /* libcurl's own timer, on the real clock; TS3_TIMER_NEVER */
     int64_t looked_us;   /* when it was known which idle sockets are readable, on the real clock */
-    bool hurry; /* places were given back after the last scheduling: do not sleep before the next */
+    /* Places were given back after the last scheduling, or it left something for the next turn: do
+     * not sleep before that. */
+    bool hurry;
     bool closing;
     atomic_int_fast64_t skew_s;
     atomic_bool skew_adopted;

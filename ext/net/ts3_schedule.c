@@ -2,12 +2,17 @@
 /* See ts3_schedule.h. */
 #include "net/ts3_schedule.h"
 
+#include <stdint.h>
+
 #include "net/ts3_attempt.h"
 #include "net/ts3_engine_priv.h"
 #include "net/ts3_value.h"
 #include "net/ts3_verdict.h"
 
 #define PLAIN_CONNECTING 32 /* over http there is no handshake to wait for */
+/* Beginning a TLS connection takes libcurl and OpenSSL a millisecond or two, so in one turn only so
+ * many are begun beyond those for which an idle connection may serve. */
+#define TLS_BEGUN 1
 
 uint32_t ts3_schedule_places(uint32_t places, int priority)
 {
@@ -117,10 +122,15 @@ static void start_ready(struct ts3_loop *loop)
     if (!any(loop->ready_queue))
         return;
     ts3_loop_look(loop);
+    size_t may_begin = loop->site->tls ? loop->sockets.idle_count + TLS_BEGUN : SIZE_MAX;
     for (int priority = 0; priority < TS3_PRIORITIES; priority++) {
         uint32_t places = ts3_schedule_places(loop->places, priority);
         while (!ts3_list_empty(&loop->ready_queue[priority]) && loop->active < places &&
                may_connect(loop)) {
+            if (may_begin-- == 0) {
+                loop->hurry = true;
+                return;
+            }
             struct ts3_link *first = ts3_list_pop(&loop->ready_queue[priority]);
             struct ts3_request *request = TS3_MEMBER(first, struct ts3_request, queue);
             enum ts3_err err = ts3_attempt_start(loop, request);
