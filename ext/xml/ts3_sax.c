@@ -147,6 +147,35 @@ static void on_error(void *ctx, xmlErrorPtr error)
     (void)ctx, (void)error;
 }
 
+static void on_message(void *ctx, const char *format, ...)
+{
+    (void)ctx, (void)format;
+}
+
+/* The parser's own handler does not hear of bytes that are no text in the document's encoding: those
+ * go to the handlers of the thread, which are the program's, so they are only borrowed. */
+struct hush {
+    xmlStructuredErrorFunc structured;
+    void *structured_ctx;
+    xmlGenericErrorFunc generic;
+    void *generic_ctx;
+};
+
+static struct hush hush_thread(void)
+{
+    struct hush before = {xmlStructuredError, xmlStructuredErrorContext, xmlGenericError,
+                          xmlGenericErrorContext};
+    xmlSetStructuredErrorFunc(NULL, on_error);
+    xmlSetGenericErrorFunc(NULL, on_message);
+    return before;
+}
+
+static void unhush_thread(struct hush before)
+{
+    xmlSetStructuredErrorFunc(before.structured_ctx, before.structured);
+    xmlSetGenericErrorFunc(before.generic_ctx, before.generic);
+}
+
 /* ---- one run ---- */
 
 static enum ts3_err set_up(struct ts3_sax *sax)
@@ -230,6 +259,7 @@ enum ts3_err ts3_sax_run(const struct ts3_alloc *alloc, const char *document, si
     if (size_bytes == 0)
         return ts3_xml_blame(fault, TS3_EXML, "the document is empty");
     ts3_buf_init(&sax.text, alloc, TS3_XML_MAX_TEXT);
+    struct hush before = hush_thread();
     enum ts3_err err = set_up(&sax);
     if (err) {
         ts3_xml_blame(fault, err, "no memory");
@@ -245,6 +275,7 @@ enum ts3_err ts3_sax_run(const struct ts3_alloc *alloc, const char *document, si
         sax.parser->myDoc = NULL;
         xmlFreeParserCtxt(sax.parser);
     }
+    unhush_thread(before);
     xmlResetLastError(); /* libxml2 keeps a copy of its last error or warning for each thread */
     return err;
 }

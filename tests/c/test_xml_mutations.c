@@ -5,8 +5,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include <libxml/xmlerror.h>
+
 #include "core/ts3_rand.h"
 #include "ts3_test.h"
+#include "xml/ts3_xml_error.h"
 #include "xml/ts3_xml_list.h"
 #include "xml/ts3_xml_multi.h"
 
@@ -137,4 +140,37 @@ TEST(mutated_documents)
         parse_all(&alloc, document, size_bytes);
         free(document);
     }
+}
+
+static void count_print(void *ctx, const char *format, ...)
+{
+    (void)format;
+    ++*(int *)ctx;
+}
+
+static void count_structured(void *ctx, xmlErrorPtr error)
+{
+    (void)error;
+    ++*(int *)ctx;
+}
+
+/* What libxml2 would print to stderr goes to the thread's handlers, which are the program's. */
+TEST(nothing_is_printed)
+{
+    static const char no_text[] = "<?xml version=\"1.0\" encoding=\"UTF7\"?>\xf0";
+    int told = 0;
+    struct ts3_xml_error error;
+    xmlSetGenericErrorFunc(&told, count_print);
+    for (int round = 0; round < 2; round++) {
+        enum ts3_err err =
+            ts3_xml_error_parse(ts3_alloc_libc(), no_text, sizeof(no_text) - 1, &error, NULL);
+        CHECK(err != TS3_OK);
+        ts3_xml_error_free(&error);
+        CHECK_INT(told, 0);
+        CHECK(xmlGenericError == count_print); /* as it was before */
+        CHECK(round == 0 || xmlStructuredError == count_structured);
+        xmlSetStructuredErrorFunc(&told, count_structured);
+    }
+    xmlSetStructuredErrorFunc(NULL, NULL);
+    xmlSetGenericErrorFunc(NULL, NULL);
 }
