@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "test_net_server.h"
@@ -180,14 +181,26 @@ TEST(bodies_wait_for_the_budget)
     close_both();
 }
 
+/* How many of the process's descriptors are of the file that bodies come from. */
+static int descriptors_of_file(void)
+{
+    struct stat wanted;
+    struct stat found;
+    int count = 0;
+    CHECK(fstat(file, &wanted) == 0);
+    for (int fd = 0; fd < 1024; fd++)
+        if (fstat(fd, &found) == 0 && found.st_dev == wanted.st_dev && found.st_ino == wanted.st_ino)
+            count++;
+    return count;
+}
+
 TEST(cancelled_while_a_worker_reads)
 {
     struct ts3_event event;
     open_with(always_ok);
     net.config.workers = 1;
     net_engine_open(&net);
-    int before = dup(file);
-    close(before);
+    int before = descriptors_of_file();
     struct ts3_request_spec spec = put_of(16 * MIB, true);
     uint64_t ids[8];
     for (int i = 0; i < 8; i++)
@@ -200,9 +213,8 @@ TEST(cancelled_while_a_worker_reads)
         CHECK(event.final);
         ts3_event_clear(&event);
     }
-    int after = dup(file);
-    CHECK_INT(after, before); /* no descriptor is left open */
-    close(after);
+    /* No copy is left open.  (A connection may be, where a body was read before its cancel came.) */
+    CHECK_INT(descriptors_of_file(), before);
     for (int i = 0; i < 8; i++)
         net_submit(&net, &spec);
     CHECK_OK(ts3_engine_close(net.engine));
