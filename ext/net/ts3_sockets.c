@@ -62,8 +62,8 @@ static void set_idle(struct ts3_sockets *sockets, struct ts3_socket *entry, bool
  * watched is one transfer's loss, which ends by its timer. */
 static void watch(struct ts3_sockets *sockets, struct ts3_socket *entry, uint32_t events)
 {
-    if (entry->watched == events)
-        return;
+    if (entry->opened && entry->watched == events)
+        return; /* libcurl's own sockets come and go unseen, so of those it is not known */
     struct epoll_event event = {.events = events, .data.fd = entry->fd};
     int operation = entry->watched != 0 ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
     if (epoll_ctl(sockets->epoll_fd, operation, entry->fd, &event) != 0) {
@@ -118,6 +118,7 @@ static curl_socket_t on_open(void *arg, curlsocktype purpose, struct curl_sockad
         return CURL_SOCKET_BAD;
     }
     entry->opened = true;
+    entry->watched = 0; /* new, whatever had its number before */
     atomic_fetch_add(&sockets->opened_total, 1);
     atomic_fetch_add(&sockets->open_now, 1);
     return fd;
