@@ -161,6 +161,24 @@ static void fill_spec(const struct matrix_op *op, struct ts3_request_spec *spec)
     }
 }
 
+static void close_fillers(void)
+{
+    for (int i = 0; i < FILLERS; i++) {
+        if (play.fillers[i] > 0)
+            close(play.fillers[i]);
+        play.fillers[i] = 0;
+    }
+}
+
+/* Listens, since the first attempt was refused. */
+static void start_late(void)
+{
+    if (play.cell.mode != MODE_ONCE || play.server.listener.listening)
+        return;
+    close_fillers();
+    net_server_listen(&play.server);
+}
+
 /* Moves the clock when the engine waits for its next attempt; whether it did. */
 static bool pass_delay(void)
 {
@@ -169,6 +187,7 @@ static bool pass_delay(void)
     if (stats.in_flight > 0 || (int)stats.retries <= play.waited ||
         play.waited + 1 >= MATRIX_ATTEMPTS)
         return false;
+    start_late(); /* before the clock moves: the next attempt begins with that */
     int64_t delay_ms = play.expect.delays_ms[play.waited++];
     if (delay_ms > 0)
         net_engine_pass(&play.net, delay_ms);
@@ -187,28 +206,6 @@ static bool pass_silence(void)
     play.silences++;
     net_engine_pass(&play.net, play.expect.silence_ms);
     return true;
-}
-
-static void close_fillers(void)
-{
-    for (int i = 0; i < FILLERS; i++) {
-        if (play.fillers[i] > 0)
-            close(play.fillers[i]);
-        play.fillers[i] = 0;
-    }
-}
-
-/* Listens when the first attempt was refused. */
-static void start_late(void)
-{
-    struct ts3_engine_stats stats;
-    if (play.cell.mode != MODE_ONCE || play.server.listener.listening)
-        return;
-    CHECK_OK(ts3_engine_stats(play.net.engine, &stats));
-    if (stats.retries == 0)
-        return;
-    close_fillers();
-    net_server_listen(&play.server);
 }
 
 /* Whether the attempt that is under way is one whose silence has passed already. */
@@ -246,7 +243,6 @@ static bool await(uint64_t id, struct ts3_event *event)
             ts3_event_clear(event);
             continue;
         }
-        start_late();
         let_time_pass(&quiet_since_ms);
         usleep(real_ms() - begun_ms < 2 ? 50 : 300);
     }
