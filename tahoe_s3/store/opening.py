@@ -40,7 +40,7 @@ from tahoe_s3.client import (
 )
 from tahoe_s3.config import S3Config
 from tahoe_s3.store import ownership
-from tahoe_s3.store.index import Index, OverlayRow
+from tahoe_s3.store.index import Index
 from tahoe_s3.store.keys import LEASES, OWNER_KEY, SHARES, KeySplits, LeaseId, ShareId, parse_key
 from tahoe_s3.store.objects import abort_quietly
 from tahoe_s3.store.store import INDEX, Store
@@ -242,13 +242,14 @@ class Opening:
         index.begin_listing()
         self._store.foreign_keys = 0
         yield self._client.list_all("", self._take_page, splits=KeySplits())
-        for share in list(index.unseen_shares()):
-            self._store.vanished(*share)
-        for storage_index in list(index.unseen_overlays()):
-            # A listing may lag. Leases that are known stay known, and go out with the next write; else the object
-            # is read before that, and a 404 then counts as empty.
-            known = index.overlay(storage_index)
-            index.put_overlay(storage_index, OverlayRow("", 0, None if known is None else known.leases))
+        index.end_listing()
+        for shares in index.unseen_shares():
+            for share in shares:
+                self._store.vanished(*share)
+        for overlays in index.unseen_overlays():
+            for storage_index in overlays:
+                # A listing may lag.
+                index.doubt_overlay(storage_index)
 
     def _take_page(self, page: Page) -> None:
         shares, overlays = [], []
@@ -257,7 +258,7 @@ class Opening:
             if isinstance(name, ShareId):
                 shares.append((name, entry.size, entry.etag, entry.modified_s))
             elif isinstance(name, LeaseId):
-                overlays.append((name.storage_index, entry.etag, entry.modified_s))
+                overlays.append((name.storage_index, entry.size, entry.etag, entry.modified_s))
             elif entry.key != OWNER_KEY:
                 self._foreign(entry.key)
         self._store.index.confirm_shares(shares)

@@ -216,7 +216,7 @@ class Store:
                 "the share {key} has vanished from the bucket: {count} requests said so, over minutes",
                 key=key, count=len(VANISH_CHECKS_S),
             )  # fmt: skip
-            self.index.drop_share(*share)
+            self.index.drop_share(*share, was_deleted=False)
             self.share_changed(*share)
             return None
         if (info.size, info.etag) != (row.size, row.etag):
