@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from base64 import b32encode
+from bisect import bisect_left
 from typing import NamedTuple
 
 OWNER_KEY = "owner.json"
@@ -52,6 +53,16 @@ class KeySplits:
         shifts = range(_DIGIT_BITS * (_SPLIT_DIGITS - 1), -1, -_DIGIT_BITS)
         text = "".join(_DIGITS[number >> shift & 31] for shift in shifts)
         return f"{(LEASES, SHARES)[folder]}{text[:2]}/{text}"
+
+
+def span_before(key: str) -> float:
+    """What part of all storage indexes' shares comes before this key in a listing, from 0 to 1."""
+    if not key.startswith(SHARES):
+        return 0.0 if key < SHARES else 1.0
+    number = 0
+    for character in (key[7:9] + key[12:14]).ljust(_SPLIT_DIGITS):
+        number = number << _DIGIT_BITS | min(31, bisect_left(_DIGITS, character))
+    return number / (1 << (_DIGIT_BITS * _SPLIT_DIGITS))
 
 
 class ShareId(NamedTuple):
