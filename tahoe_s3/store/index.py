@@ -11,12 +11,15 @@ the file cannot be used.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Optional
+
+from twisted.logger import Logger
 
 from tahoe_s3.store.keys import ShareId
 from tahoe_s3.store.leases import Lease, merge, pack, unpack
@@ -35,6 +38,10 @@ _MAX_EXPIRATION_S = 10**EXPIRATION_DIGITS - 1
 _PARAMETERS = 500
 # Rows that are looked at in one go, and how many there are of a storage index's first two bytes.
 _STRETCH_ROWS = 5000
+# What is behind the file's name in that of its checksum, which lies there while the index is closed.
+_SUM = ".sum"
+# And in those that SQLite has there only while it is open.
+_BESIDE = ("-wal", "-shm", "-journal")
 _FIRST_BYTES = 1 << 16
 
 # `listed`: a listing told of the share first, so there may be a lease object that the listing missed, until somebody
@@ -104,16 +111,27 @@ def _ends(leases: Iterable[Lease], overlay: OverlayRow | None) -> _Ends:
     return max(ends, default=0), "".join(f"{min(end, _MAX_EXPIRATION_S):0{EXPIRATION_DIGITS}d}" for end in ends)
 
 
+def _sum_of(path: Path) -> bytes:
+    """SHA-256 of a file, as text. A million shares are 90 MB and take a tenth of a second."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest().encode("ascii") + b"\n"
+
+
 class Index:
     """The index of one bucket and prefix. `identity` names both; an index of another identity is emptied."""
+
+    log = Logger()
 
     def __init__(self, path: Path, *, identity: str) -> None:
         """Open or make it. Emptied unless it was closed cleanly and belongs to `identity`."""
         self.path = path
+        is_whole = self._is_whole()
         self._open()
-        kept = self._meta("identity") == identity and self._meta("clean") == "1"
-        if not kept or self._meta("schema") != str(SCHEMA_VERSION):
-            kept = False
+        kept = is_whole and self._is_as_left(identity)
+        if not kept:
             self._close_files()
             self.delete(path)
             self._open()
@@ -122,6 +140,7 @@ class Index:
         #: Whether what an earlier run knew could be kept.
         self.was_kept = kept
         self._mark("0")
+        self._sum_path.unlink(missing_ok=True)
         self._seen = int(self._meta("seen") or "0")
         count, used, slots = self._db.execute(
             "SELECT COUNT(*), COALESCE(SUM(size), 0), COUNT(DISTINCT si) FROM shares"
@@ -139,8 +158,33 @@ class Index:
     @staticmethod
     def delete(path: Path) -> None:
         """Remove the files of an index that is not open."""
-        for suffix in ("", "-wal", "-shm", "-journal"):
+        for suffix in (_SUM, "", *_BESIDE):
             path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+    @property
+    def _sum_path(self) -> Path:
+        return self.path.with_name(self.path.name + _SUM)
+
+    def _is_whole(self) -> bool:
+        """Whether the file has the very bytes that close() left: SQLite does not notice a row that rotted."""
+        try:
+            expected = self._sum_path.read_bytes()
+        except FileNotFoundError:
+            # It was not closed, or there is none.
+            return False
+        beside = [self.path.with_name(self.path.name + suffix) for suffix in _BESIDE]
+        is_whole = self.path.is_file() and _sum_of(self.path) == expected and not any(map(Path.exists, beside))
+        if not is_whole:
+            self.log.warn("{path} is damaged: it is made anew from the bucket", path=str(self.path))
+        return is_whole
+
+    def _is_as_left(self, identity: str) -> bool:
+        """Whether a clean stop of the same node on the same bucket left it."""
+        wanted = {"identity": identity, "clean": "1", "schema": str(SCHEMA_VERSION)}
+        try:
+            return all(self._meta(name) == value for name, value in wanted.items())
+        except sqlite3.DatabaseError:
+            return False
 
     def _open(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -161,8 +205,6 @@ class Index:
             db.execute("PRAGMA journal_mode=WAL")
             # Durability is the bucket's: a crash empties the index anyway.
             db.execute("PRAGMA synchronous=OFF")
-            if db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
-                raise sqlite3.DatabaseError("damaged")
             if not db.execute("SELECT 1 FROM sqlite_master").fetchone():
                 db.executescript(_SCHEMA)
             for table in ("meta", "shares", "overlays"):
@@ -182,6 +224,10 @@ class Index:
         self._mark("0")
         self._mark("1")
         self._close_files()
+        with self._sum_path.open("wb") as file:
+            file.write(_sum_of(self.path))
+            file.flush()
+            os.fsync(file.fileno())
         directory = os.open(self.path.parent, os.O_RDONLY)
         try:
             os.fsync(directory)

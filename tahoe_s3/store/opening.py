@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import sqlite3
 import time
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -305,8 +306,11 @@ def open_store(
         has_run_before: whether the node may start while the bucket cannot be reached.
     """
     place = Place(config, nodeid, local_dir)
-    refuse_disk_shares(place)
-    local_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        refuse_disk_shares(place)
+        local_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise errors.UnusableFolder(storage_dir=str(local_dir), detail=str(error)) from None
     client = make_client(reactor, client_config(config))
     index = None
     try:
@@ -314,10 +318,13 @@ def open_store(
         store = Store(
             reactor=reactor, client=client, index=index, local_dir=local_dir, part_size_bytes=config.part_size_bytes
         )
-    except BaseException:
+    except BaseException as error:
         if index is not None:
             index.abandon()
         yield client.close()
+        if isinstance(error, (OSError, sqlite3.Error)):
+            detail = f"{local_dir / INDEX}: {error}" if isinstance(error, sqlite3.Error) else str(error)
+            raise errors.UnusableFolder(storage_dir=str(local_dir), detail=detail) from None
         raise
     opening = Opening(reactor, place, store, make_client, has_run_before=has_run_before)
     try:
