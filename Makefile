@@ -5,7 +5,7 @@
 #   make lint ctest sanitize pytest tahoe-suites installs bench    parts of it, and more
 #   make exits         a thousand processes end, and one forks a hundred times, in the middle of TLS transfers
 #   make sanitize-python tsan-python valgrind-python dev-python debug-python    the engine's Python tests, watched
-#   make bench-compare ours and the alternatives side by side, see benchmarks/README.rst
+#   make bench-compare ours and the alternatives side by side, see benchmarks/README.rst; bench-million: a million shares
 #   make clean         removes what these made
 # PYTHON is the interpreter that the virtualenv in VENV is made with.
 
@@ -21,7 +21,7 @@ SOURCES = setup.py pyproject.toml README.rst $(wildcard tahoe_s3*.pth tahoe_s3*.
 CLANG ?= $(firstword $(foreach name,clang clang-19 clang-16 clang-14,$(shell command -v $(name))))
 WARN = -std=c11 -Wall -Wextra -Wconversion -Wshadow -Werror
 
-.PHONY: help demo test venv packages lint types cwarn ctest sanitize pytest tahoe-suites installs bench bench-compare clean
+.PHONY: help demo test venv packages lint types cwarn ctest sanitize pytest tahoe-suites installs bench bench-compare bench-million clean
 .PHONY: exits sanitize-python sanitize-python-quick tsan-python valgrind-python dev-python debug-python
 help:
 	@sed -n '2,10s/^# //p' Makefile
@@ -115,6 +115,10 @@ installs: venv
 
 bench: venv
 	$(BIN)/python benchmarks/put_get.py
+
+# A storage server with a million shares, next to Tahoe's disk backend.
+bench-million: venv
+	$(BIN)/python benchmarks/million.py $(MILLION)
 
 # Ours and the alternatives, in a virtualenv of their own: what they need must not decide what the package is tested with.
 # The second pycurl is built against the system's libcurl, which its wheel is not.

@@ -368,9 +368,16 @@ class Rebuild:
         return self._wait_for(deferLater(self._store.reactor, delay_s, lambda: None))
 
     def _take_page(self, page: Page) -> Deferred[Any] | None:
-        """Note what a page shows. The next one comes in another turn of the reactor."""
+        """The next page. Once the node serves, each has a turn of the reactor to itself."""
         if self._is_stopped:
             raise _Stopped
+        if self._serves:
+            return deferLater(self._store.reactor, 0, self._note_page, page)
+        self._note_page(page)
+        return None
+
+    def _note_page(self, page: Page) -> None:
+        """Bring the index into line with what a page shows."""
         shares: list[tuple[ShareId, int, str, int]] = []
         overlays: list[tuple[bytes, int, str, int]] = []
         foreign = 0
@@ -403,8 +410,6 @@ class Rebuild:
             raise _Enough
         if not self._serves:
             self._maybe_serve()
-            return None
-        return deferLater(self._store.reactor, 0, lambda: None)
 
     def _refuse_owner_below(self, key: str) -> None:
         if key.endswith(f"/{OWNER_KEY}") and not key.startswith((SHARES, LEASES)):
