@@ -8,7 +8,6 @@ two parts and more are small. Variants: protocol and bucket (test_oracle.py).
 from __future__ import annotations
 
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,8 @@ from tahoe_s3.store.keys import ShareId
 from ..store.helpers import immutable_object, mutable_object, pattern
 from .buckets import InMemory, OnEngine
 from .pair import PLENTY, Pair
+from .profile import new_folder
 
-#: A file system without a disk: there are thousands of small folders.
-IN_MEMORY = "/dev/shm"
 IMMUTABLE_SIS = [b"immutable-sharea", b"immutable-shareb"]
 MUTABLE_SIS = [b"mutable-share--a", b"mutable-share--b"]
 MIXED_SI = b"both-kinds-here!"
@@ -64,7 +62,7 @@ class Oracle(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self._folder = tempfile.TemporaryDirectory(dir=IN_MEMORY if Path(IN_MEMORY).is_dir() else None)
+        self._folder = new_folder()
         self.pair = Pair(Path(self._folder.name), self.bucket(), protocol=self.protocol)
         self._began = False
         self._touched: set[bytes] = set()

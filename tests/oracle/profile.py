@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import random
+import tempfile
+from pathlib import Path
 from typing import Any
 
 from hypothesis import HealthCheck, Phase, seed, settings
@@ -15,6 +17,13 @@ from hypothesis.stateful import run_state_machine_as_test
 #: Examples of the largest test in `make pytest`; the others have their share.
 USUAL = 120
 STEPS = 40
+#: A file system without a disk: there are thousands of small folders.
+IN_MEMORY = "/dev/shm"
+
+
+def new_folder() -> tempfile.TemporaryDirectory[str]:
+    """A folder for one example."""
+    return tempfile.TemporaryDirectory(dir=IN_MEMORY if Path(IN_MEMORY).is_dir() else None)
 
 
 def scaled(examples: int) -> int:
