@@ -145,6 +145,16 @@ class S3Client:
         """Sign everything from the next attempt on with these."""
         self._engine.set_credentials(access_key_id, secret, token)
 
+    def watch(self, *, before_write: Callable[[], None], on_outcome: Callable[[S3Error | None], None]) -> None:
+        """Whom to ask and to tell: before_write is called before each request that would change the bucket, which is
+        not sent if it raises an S3Error, and fails with that; on_outcome hears what became of every request, after
+        all its attempts: None for a success. A 404, a cancellation and Closed are told too."""
+        self._transfers.before_write, self._transfers.on_outcome = before_write, on_outcome
+
+    def end_writes(self) -> None:
+        """Cancel all requests that would change the bucket; what was sent of them may still have been applied."""
+        self._transfers.end_writes()
+
     def _object(
         self, operation: str, method: Method, key: str, priority: Priority, deadline_s: float | None, **options: Any,
     ) -> Deferred[Event]:

@@ -24,6 +24,7 @@ from twisted.internet import reactor as default_reactor
 from twisted.internet.defer import Deferred, DeferredList, inlineCallbacks, maybeDeferred
 from twisted.logger import Logger
 
+from tahoe_s3.client import S3Error
 from tahoe_s3.config import NodeSettings, S3Config
 from tahoe_s3.status import LeaseChecker, SlotCounter
 from tahoe_s3.store.expiry import Expirer, steady_s
@@ -109,6 +110,7 @@ class S3StorageServer(StorageServer):
         self._bucket_writers: dict[str, ShareWriter] = {}
         self._call_on_bucket_writer_close: list[Callable[[ShareWriter], None]] = []
         self._scratch = _ScratchServer(self)
+        backend.give_up = self._give_up
 
     def __repr__(self) -> str:
         return f"<S3StorageServer {idlib.shortnodeid_b2a(self.my_nodeid)}>"
@@ -130,6 +132,11 @@ class S3StorageServer(StorageServer):
         yield DeferredList(ending, consumeErrors=True)
         yield maybeDeferred(service.MultiService.stopService, self)
         yield self.store.close()
+
+    def _give_up(self, error: S3Error) -> None:
+        """This node may not write any more: uploads end."""
+        for writer in list(self._bucket_writers.values()):
+            writer.give_up(error)
 
     def have_shares(self) -> bool:
         return self.store.index.share_count > 0

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 Priority = Literal[0, 1, 2]
 """0: someone waits for it (interactive); 1: ordinary; 2: read-ahead and other work in the background."""
 
+READS: Final = ("GET", "HEAD")
 PRIORITIES: Final = 3
 EVENTS_A_TURN: Final = 128
 """Events handled in one turn of the reactor, so that a flood of answers does not starve other readers."""
@@ -148,6 +149,8 @@ class Transfers:
         self.clock_difference_s: float | None = None
         self.counters = Counters()
         self.on_budget_wait: Callable[[int], None] | None = None
+        self.before_write: Callable[[], None] | None = None
+        self.on_outcome: Callable[[S3Error | None], None] | None = None
         reactor.addReader(self)
 
     # IReadDescriptor
@@ -211,6 +214,7 @@ class Transfers:
         if abs(event.skew_s - self._skew_s) > SKEW_TOLD_S:
             self._tell_skew(event.skew_s)
         if failure is None:
+            self._tell(None)
             call.finish(event)
             return
         error = from_event(event, operation=name, method=call.method, key=call.key)
@@ -218,7 +222,16 @@ class Transfers:
             counters.errors[name] = counters.errors.get(name, 0) + 1
             counters.last_error = error
             counters.last_error_at_s = self._reactor.seconds()
+        self._tell(error)
         call.finish(error)
+
+    def _tell(self, outcome: S3Error | None) -> None:
+        """What became of one request, to whoever keeps an eye on the service."""
+        try:
+            if self.on_outcome is not None:
+                self.on_outcome(outcome)
+        except Exception:
+            self.log.failure("whoever keeps an eye on the service failed")
 
     def _tell_skew(self, skew_s: int) -> None:
         """The service refused this machine's time; the engine signs with the service's from now on."""
@@ -245,6 +258,12 @@ class Transfers:
         if self._closed:
             call.fail_with(Closed, "the client is closed", kind="closed")
             return call
+        if self.before_write is not None and method not in READS:
+            try:
+                self.before_write()
+            except S3Error as error:
+                call.finish(error)
+                return call
         if deadline_s is not None:
             call.deadline_at_s = self._reactor.seconds() + deadline_s
         queue = self._queues[priority][1 if window_bytes else 0]
@@ -334,6 +353,14 @@ class Transfers:
                             blocked[kind] = True
         finally:
             self._submitting = False
+
+    def end_writes(self) -> None:
+        """Cancel every request that would change the bucket: those that wait here, and those the engine has."""
+        calls = [call for queues in self._queues for queue in queues for call in queue]
+        calls.extend(self._in_flight.values())
+        for call in calls:
+            if call.method not in READS:
+                self.cancel(call)
 
     def cancel(self, call: Call) -> None:
         """End it now for the caller; the engine's own final event comes later and is only counted."""

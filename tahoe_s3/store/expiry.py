@@ -4,9 +4,9 @@
 A cycle takes one stretch of storage indexes after the other. SQL picks those where something may have expired; what
 the index does not know of them is asked, a few a second, at background priority; those that may go by
 store/lease_policy.py are deleted in batches. Right before a batch leaves, the bucket is asked whether it is still
-ours, which also tells the service's time; then, in one turn of the reactor, the locks of its storage indexes are
-taken and everything is judged again from the index. A storage index whose lock somebody has is left for the next
-cycle, so a batch waits for nobody and a renewal that came first wins. Lease objects go last.
+ours (store/watch.py), which also tells the service's time; then, in one turn of the reactor, the locks of its storage
+indexes are taken and everything is judged again from the index. A storage index whose lock somebody has is left for
+the next cycle, so a batch waits for nobody and a renewal that came first wins. Lease objects go last.
 
 Nothing is deleted before the second cycle under the same settings, while this machine's clock and the service's
 differ by more than MAX_DIFFERENCE_S, nor before the second cycle after the clock was set. The earlier one of the two
@@ -348,10 +348,9 @@ class Expirer:
     @inlineCallbacks
     def _delete_some(self) -> Generator[Deferred[Any], Any, None]:
         """One batch, if it may leave."""
-        try:
-            yield self._store.check_still_ours(priority=BACKGROUND)
-        except NotFound as error:
-            self._hold_back(f"the mark of this node is not in the bucket ({error})")
+        not_ours: str | None = yield self._store.check_still_ours(priority=BACKGROUND)
+        if not_ours is not None:
+            self._hold_back(not_ours)
             return
         if self._clock_was_set() or not self._may_delete() or self._store.is_stopping:
             return

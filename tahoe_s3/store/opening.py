@@ -15,7 +15,7 @@ import re
 import secrets
 import time
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Callable
 
@@ -146,7 +146,7 @@ class Opening:
         self._place = place
         self._store = store
         self._client: S3Client = store.client
-        self._mark = ownership.OwnerMark(place.nodeid, secrets.token_hex(16), int(time.time()))
+        self._mark = ownership.OwnerMark(place.nodeid, secrets.token_hex(16), int(time.time()), ownership.this_host())
 
     @inlineCallbacks
     def run(self) -> Generator[Deferred[Any], Any, None]:
@@ -198,16 +198,20 @@ class Opening:
         for depth in range(len(names)):
             above = "".join(f"{name}/" for name in names[:depth])
             yield self._refuse_owner_above(above)
+        # Since when it is ours: of a node that waited for its bucket, not since its start.
+        self._mark = replace(self._mark, since_s=int(time.time()))
         was_nobodys: bool = yield ownership.claim(
             self._client, self._mark, bucket=config.bucket, prefix=config.prefix
         )
         return was_nobodys
 
-    def _confirm(self) -> Deferred[None]:
+    @inlineCallbacks
+    def _confirm(self) -> Generator[Deferred[Any], Any, None]:
         config = self._place.config
-        return ownership.confirm(
+        found: ownership.OwnerMark | None = yield ownership.confirm(
             self._client, bucket=config.bucket, prefix=config.prefix, nodeid=self._place.nodeid
         )
+        self._store.watch.begin(self._mark, found, bucket=config.bucket, prefix=config.prefix)
 
     @inlineCallbacks
     def _disclaim(self) -> Generator[Deferred[Any], Any, None]:

@@ -23,12 +23,14 @@ from twisted.python.failure import Failure
 
 from tahoe_s3.client import NotFound, ObjectInfo, Priority, S3Client, S3Error, Unavailable
 from tahoe_s3.store.cache import MutableCache
+from tahoe_s3.store.health import Health
 from tahoe_s3.store.index import Index, ShareRow
-from tahoe_s3.store.keys import OWNER_KEY, ShareId, share_key, si_text
+from tahoe_s3.store.keys import ShareId, share_key, si_text
 from tahoe_s3.store.learning import learn_leases
 from tahoe_s3.store.mutable import MutableSlots
 from tahoe_s3.store.overlay import Overlays
 from tahoe_s3.store.slots import Slots
+from tahoe_s3.store.watch import OwnerWatch
 from tahoe_s3.store.windows import ReadCache
 
 #: Seconds after which an object that should be there and is not is asked for again. All must say 404 before the
@@ -46,7 +48,9 @@ INDEX = "index.sqlite"
 class Store:
     """The shares of one bucket and prefix. Made by store.opening, closed by the storage server.
 
-    `problem` is None while the bucket can be used; else one sentence why nothing can be answered yet.
+    `problem` is None while the bucket can be used; else one sentence why nothing can be answered. Whoever sets it
+    (store/opening.py) clears it; what the watch and the health of the service find goes before that.
+    `recent_errors`: (when, what) of the last troubles.
     """
 
     log = Logger()
@@ -58,7 +62,18 @@ class Store:
         self.client = client
         self.index = index
         self.part_size_bytes = part_size_bytes
-        self.problem: str | None = None
+        self._start_problem: str | None = None
+        self.watch = OwnerWatch(
+            client, clock=reactor, later=self.later, in_background=self.in_background, on_lost=self._lost
+        )
+        self.health = Health(
+            clock=reactor, later=self.later, in_background=self.in_background, place=lambda: self.watch.place,
+            look=lambda: self.watch.look(priority=1),
+        )
+        self.recent_errors = self.health.recent_errors
+        client.watch(before_write=self._about_to_write, on_outcome=self.health.heard)
+        #: Called when this node may not write any more, to end what clients have begun.
+        self.give_up: Callable[[S3Error], None] | None = None
         #: Keys in the bucket that are not of our layout; left alone.
         self.foreign_keys = 0
         self.incoming_dir = local_dir / INCOMING
@@ -82,12 +97,28 @@ class Store:
         self._closed = False
         self._stopping = False
 
+    @property
+    def problem(self) -> str | None:
+        return self.watch.lost or self.health.problem or self._start_problem
+
+    @problem.setter
+    def problem(self, sentence: str | None) -> None:
+        if sentence is not None:
+            self.health.note(sentence)
+        self._start_problem = sentence
+
     def require_ready(self) -> None:
-        """Raise Unavailable while the bucket has not been seen since the start: an error is not an absence."""
+        """Raise Unavailable while the bucket cannot be used or has not been seen since the start: an error is not an
+        absence."""
         if self._stopping:
             raise Unavailable("the node is stopping", kind="local")
         if self.problem is not None:
             raise Unavailable(self.problem, kind="local")
+
+    def require_service(self) -> None:
+        """Raise Unavailable while the service refuses this node: for those who read on what they were given before."""
+        if self.health.problem is not None:
+            raise Unavailable(self.health.problem, kind="local")
 
     def refuse_more(self) -> None:
         """From here on nothing new is begun; what has begun goes on. The first step of stopping."""
@@ -97,13 +128,25 @@ class Store:
     def is_stopping(self) -> bool:
         return self._stopping
 
-    def check_still_ours(self, *, priority: Priority) -> Deferred[None]:
+    def check_still_ours(self, *, priority: Priority) -> Deferred[str | None]:
         """Ask the bucket whether this node may still write there; who deletes of its own accord asks right before.
 
-        The answer tells the service's time too. Fails with NotFound where the owner's mark is gone: then another node
-        may be about to take the bucket over; with another S3Error where nobody can tell.
+        The answer tells the service's time too. Fires with None, or with the reason why nothing may be deleted; fails
+        with an S3Error where nobody can tell.
         """
-        return self.client.head(OWNER_KEY, priority=priority).addCallback(lambda _: None)
+        return self.watch.look(priority=priority)
+
+    def _about_to_write(self) -> None:
+        """Before each request that changes the bucket."""
+        self.require_service()
+        self.watch.about_to_write()
+
+    def _lost(self, why: str) -> None:
+        """The bucket is another's: what was begun ends now, and is left as it is there."""
+        self.health.note(why)
+        if self.give_up is not None:
+            self.give_up(Unavailable(why, kind="local"))
+        self.client.end_writes()
 
     @property
     def is_closed(self) -> bool:
@@ -162,8 +205,12 @@ class Store:
         def ended(result: Any) -> None:
             self._background.discard(work)
 
-        work.addErrback(lambda failure: self.log.failure("work in the background failed", failure=failure))
+        work.addErrback(self._background_failed)
         work.addBoth(ended)
+
+    def _background_failed(self, failure: Failure) -> None:
+        self.health.note(f"work in the background: {failure.getErrorMessage()}")
+        self.log.failure("work in the background failed", failure=failure)
 
     # what a container says
 
@@ -184,6 +231,10 @@ class Store:
         self.later(VANISH_CHECKS_S[number], lambda: self._check(share, number))
 
     def _check(self, share: ShareId, number: int) -> None:
+        if self.problem is not None:
+            # Nothing that the bucket says now counts.
+            self._schedule_check(share, number)
+            return
         checked = self.slots.run(share.storage_index, lambda: self._check_locked(share, number))
         checked.addErrback(self._cannot_tell, share, number)
         checked.addCallback(self._checked, share, number)
@@ -212,6 +263,11 @@ class Store:
         except NotFound:
             if number + 1 < len(VANISH_CHECKS_S):
                 return number + 1
+            # A HEAD has no words: a bucket that is gone says 404 too, and one that is another's has other shares.
+            doubt: str | None = yield self.check_still_ours(priority=2)
+            if doubt is not None:
+                self.log.warn("{key} is not there, but it is kept: {doubt}", key=key, doubt=doubt)
+                return number
             self.log.critical(
                 "the share {key} has vanished from the bucket: {count} requests said so, over minutes",
                 key=key, count=len(VANISH_CHECKS_S),
@@ -238,12 +294,12 @@ class Store:
             timer.cancel()
         self._timers.clear()
         if self.problem is not None:
-            # Nothing was begun but attempts to reach the bucket, which may take minutes.
+            # What was begun cannot go well any more, and may take minutes to fail.
             yield self.client.close()
         yield self.slots.when_idle()
         while self._background:
             yield DeferredList(list(self._background))
-        is_clean = self.problem is None
+        is_clean = self._start_problem is None and self.watch.lost is None
         for step in (self.reads.close, self.cache.close, self.client.close):
             try:
                 yield maybeDeferred(step)

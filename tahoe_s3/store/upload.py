@@ -25,6 +25,7 @@ from allmydata.storage.immutable import BucketWriter, ShareFile
 from allmydata.util.assertutil import precondition
 from twisted.internet.defer import Deferred, fail, inlineCallbacks, maybeDeferred, succeed
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from tahoe_s3.client import Cancelled, FileRegion, LocalError, ObjectInfo, S3Error
 from tahoe_s3.store.containers import IMMUTABLE_HEADER_BYTES
@@ -246,6 +247,8 @@ class ShareWriter(BucketWriter):
 
     def write(self, offset: int, data: bytes) -> Deferred[bool]:
         """Write locally, now; fires with whether all bytes have been written, when the next write is welcome."""
+        if self.closed and isinstance(self._result, Failure):
+            return fail(self._result)
         try:
             if self.closing:
                 self._check_same(offset, data)
@@ -318,6 +321,8 @@ class ShareWriter(BucketWriter):
 
     def _why_over(self) -> Exception:
         """For a call that comes after the end."""
+        if isinstance(self._result, Failure) and isinstance(self._result.value, Exception):
+            return self._result.value
         failure = None if self._parts is None else self._parts.failure
         return self._disk_failure() or failure or AssertionError(f"{self!r} has ended")
 
@@ -356,7 +361,8 @@ class ShareWriter(BucketWriter):
             info: ObjectInfo = yield self._put_or_complete()
             is_sure = True
         except S3Error as error:
-            if error.outcome == "not_applied":
+            if error.outcome == "not_applied" or self._store.watch.lost is not None:
+                # Where another serves the bucket, what it does not know of is not stored.
                 raise
             found = yield self._look_after(error)
             info, is_sure = ObjectInfo(self.key, found.size, found.etag, found.modified_s), found.etag_is_sure
@@ -424,6 +430,12 @@ class ShareWriter(BucketWriter):
             self._timeout.cancel()
         self._spool.close()
         self._store.drop_spool(self.storage_index, self.shnum)
+
+    def give_up(self, error: S3Error) -> None:
+        """This node may not write any more: it ends here, and is left as it is in the bucket. One that is closing
+        hears of it from there."""
+        if not self.closed and not self.closing:
+            self._discard(Failure(error))
 
     def abort(self) -> Deferred[None]:
         """Forget the upload. While closing it waits for the outcome instead, which it cannot change."""

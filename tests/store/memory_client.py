@@ -21,7 +21,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Callable, Union, cast
 
-from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
+from twisted.python.failure import Failure
 
 from tahoe_s3 import listing
 from tahoe_s3.client import (
@@ -43,8 +44,11 @@ from tahoe_s3.client import (
 )
 from tahoe_s3.client import Upload as UploadInfo
 
+from .memory_window import MemoryWindow
+
 Body = Union[bytes, FileRegion]
 MAX_KEYS = 1000
+READS = ("Get", "Head", "List")
 
 
 @dataclass
@@ -105,33 +109,6 @@ class Held:
         self.calls.pop(0).fail(error, **details)
 
 
-class _Window:
-    """What tahoe_s3._native.Window is to a Download."""
-
-    def __init__(self, data: bytes, closed: Callable[[], None]) -> None:
-        self.data = data
-        self.ready = 0
-        self.armed: int | None = None
-        self._closed: Callable[[], None] | None = closed
-
-    def arm(self, upto: int) -> bool:
-        if self.ready >= upto:
-            return True
-        self.armed = upto
-        return False
-
-    def read(self, offset: int, length: int) -> bytes:
-        if self._closed is None or offset < 0 or length < 0 or offset + length > self.ready:
-            raise ValueError("beyond what is ready")
-        return self.data[offset : offset + length]
-
-    def close(self) -> None:
-        if self._closed is not None:
-            closed, self._closed = self._closed, None
-            self.ready = 0
-            closed()
-
-
 class _Get:
     """The request of a download: what tahoe_s3.transfer.Call is to it."""
 
@@ -141,8 +118,9 @@ class _Get:
     ) -> None:  # fmt: skip
         self.client, self.key, self.offset, self.length = client, key, offset, length
         self.expect_etag, self.on_ready = expect_etag, on_ready
-        self.window: _Window | None = None
+        self.window: MemoryWindow | None = None
         self.deferred: Deferred[Any] = Deferred(self._cancelled)
+        self.deferred.addBoth(client.tell)
         self.held: Held | None = None
         self.info: ObjectInfo | None = None
         self.ended = False
@@ -150,7 +128,7 @@ class _Get:
     def begin(self) -> None:
         """The request is sent: memory for its bytes is there."""
         self.client.window_bytes += self.length
-        self.window = _Window(b"", self._closed)
+        self.window = MemoryWindow(b"", self._closed)
         failing = self.client.count("GetObject", self.key)
         self.held = self.client.holding("GetObject", self.key, self)
         if failing is not None:
@@ -245,6 +223,9 @@ class MemoryClient:
         self.budget_bytes = budget_bytes
         self.etag_of: Callable[[bytes], str] = lambda data: hashlib.md5(data).hexdigest()
         self.closed = False
+        self.before_write: Any = None
+        self.on_outcome: Any = None
+        self._writing: list[Deferred[Any]] = []
         #: Keys that a multi-delete does not delete, and the codes it gives for them.
         self.delete_errors: dict[str, str] = {}
         #: Whether the service has answered anything; where not, nobody knows its time.
@@ -298,7 +279,19 @@ class MemoryClient:
         """
         self._failing.append(_Failing(operation, key, error, outcome, applied, times, after_bytes))
 
+    def watch(self, *, before_write: Callable[[], None], on_outcome: Callable[[S3Error | None], None]) -> None:
+        self.before_write, self.on_outcome = before_write, on_outcome
+
+    def end_writes(self) -> None:
+        for result in list(self._writing):
+            result.cancel()
+
     # inside
+
+    def tell(self, result: Any) -> Any:
+        if self.on_outcome is not None:
+            self.on_outcome(result.value if isinstance(result, Failure) else None)
+        return result
 
     def count(self, operation: str, key: str) -> _Failing | None:
         """Note a request; the failure that was ordered for it, if any."""
@@ -338,27 +331,41 @@ class MemoryClient:
     def _request(self, operation: str, key: str, apply: Callable[[], Any], *, is_write: bool = False) -> Deferred[Any]:
         if self.closed:
             return maybeDeferred(self._raise_closed)
+        changes = not operation.startswith(READS)
+        if changes and self.before_write is not None:
+            try:
+                self.before_write()
+            except S3Error as error:
+                return fail(error)
         failing = self.count(operation, key)
 
-        def fail(error: type[S3Error], **details: Any) -> None:
+        def fail_with(error: type[S3Error], **details: Any) -> None:
             result.errback(error("made to fail", operation=operation, key=key, **details))
 
         def cancelled(_: object) -> None:
             outcome = "unknown" if is_write else "not_applied"
-            fail(Cancelled, outcome=outcome, kind="cancelled")
+            fail_with(Cancelled, outcome=outcome, kind="cancelled")
+
+        def ended(outcome: Any) -> Any:
+            if result in self._writing:
+                self._writing.remove(result)
+            return self.tell(outcome)
 
         result: Deferred[Any] = Deferred(cancelled)
+        result.addBoth(ended)
+        if changes:
+            self._writing.append(result)
         if failing is not None:
             if failing.applied:
                 apply()
-            fail(failing.error, outcome=failing.outcome)
+            fail_with(failing.error, outcome=failing.outcome)
             return result
         answers: list[Any] = []
 
         def finish() -> Any:
             return answers[0] if answers else apply()
 
-        held = self.holding(operation, key, _Held(result, finish, fail))
+        held = self.holding(operation, key, _Held(result, finish, fail_with))
         if held is None:
             maybeDeferred(apply).chainDeferred(result)
         elif held.apply_first:
