@@ -6,7 +6,7 @@ uploads that a crash left are removed. What the operator must mend is raised as 
 cannot be reached stops only a node that has never run before; any other starts, answers errors, and keeps trying.
 
 Requests of a start over n objects: n/1000 LISTs (up to an eighth more where there are many, see listing.py) and eight
-others, and one for each folder of s3.prefix.
+others, and two for each folder of s3.prefix.
 """
 
 from __future__ import annotations
@@ -155,8 +155,11 @@ class Opening:
             yield self._check_bucket()
             was_nobodys = yield self._claim()
             try:
+                # Once more, now that our mark is there: of two that start at once, one above the other, at least one
+                # sees the other's mark, here or in its listing.
+                yield self._refuse_owners_above()
                 yield self._list()
-            except errors.NestedOwner:
+            except (errors.NestedOwner, errors.OwnedByAnother):
                 if was_nobodys:
                     yield self._disclaim()
                 raise
@@ -194,10 +197,7 @@ class Opening:
     def _claim(self) -> Generator[Deferred[Any], Any, bool]:
         """Fires with whether the place was nobody's before."""
         config = self._place.config
-        names = config.prefix.split("/")[:-1]
-        for depth in range(len(names)):
-            above = "".join(f"{name}/" for name in names[:depth])
-            yield self._refuse_owner_above(above)
+        yield self._refuse_owners_above()
         # Since when it is ours: of a node that waited for its bucket, not since its start.
         self._mark = replace(self._mark, since_s=int(time.time()))
         was_nobodys: bool = yield ownership.claim(
@@ -222,6 +222,12 @@ class Opening:
         except (S3Error, errors.ConfigError) as error:
             _log.error("the mark of this node at {prefix}{key} should be deleted, but it could not be: {error}",
                        prefix=config.prefix, key=OWNER_KEY, error=str(error))  # fmt: skip
+
+    @inlineCallbacks
+    def _refuse_owners_above(self) -> Generator[Deferred[Any], Any, None]:
+        names = self._place.config.prefix.split("/")[:-1]
+        for depth in range(len(names)):
+            yield self._refuse_owner_above("".join(f"{name}/" for name in names[:depth]))
 
     @inlineCallbacks
     def _refuse_owner_above(self, prefix: str) -> Generator[Deferred[Any], Any, None]:
