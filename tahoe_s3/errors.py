@@ -260,6 +260,17 @@ class DiskShares(ConfigError):
         )
 
 
+class LocalStorage(ConfigError):
+    """The node's storage folder, or the index in it, cannot be used. `detail` is SQLite's or the system's reason."""
+
+    def __init__(self, *, storage_dir: str, detail: str) -> None:
+        if "locked" in detail:
+            cure = "another process works with the index in it, so stop the other tahoe process that runs this node"
+        else:
+            cure = "make room on its disk, and let the user that runs the node read and write it"
+        super().__init__(f"The node's storage folder {storage_dir} cannot be used ({detail}); {cure}.")
+
+
 class NestedOwner(ConfigError):
     """A node keeps its shares below a longer prefix of the same bucket; prefixes that nest are the same place."""
 

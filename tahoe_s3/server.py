@@ -177,7 +177,11 @@ class S3StorageServer(StorageServer):
             self.add_latency(category, self._clock.seconds() - start)
             return result
 
-        return maybeDeferred(work).addCallback(succeeded)
+        return maybeDeferred(work).addCallbacks(succeeded, self._failed, errbackArgs=(category,))
+
+    def _failed(self, failure: Any, category: str) -> Any:
+        self.store.note_failure(category, failure)
+        return failure
 
     # shares of either kind
 
@@ -219,6 +223,7 @@ class S3StorageServer(StorageServer):
     def _renew_lease(self, storage_index: bytes, renew_secret: bytes) -> Generator[Deferred[Any], Any, None]:
         self.store.require_ready()
         yield self.store.slots.settle(storage_index)
+        self.store.require_service()
         rows = self.store.index.shares(storage_index)
         if not rows:
             raise IndexError("no such lease to renew")
@@ -328,6 +333,7 @@ class S3StorageServer(StorageServer):
     def _get_buckets(self, storage_index: bytes) -> Generator[Deferred[Any], Any, dict[int, ShareReader]]:
         self.store.require_ready()
         yield self.store.slots.settle(storage_index)
+        self.store.require_service()
         return {row.shnum: self._reader(storage_index, row.shnum) for row in self.store.index.shares(storage_index)}
 
     def _reader(self, storage_index: bytes, shnum: int) -> ShareReader:
@@ -354,6 +360,7 @@ class S3StorageServer(StorageServer):
     def enumerate_mutable_shares(self, storage_index: bytes) -> Generator[Deferred[Any], Any, set[int]]:
         self.store.require_ready()
         yield self.store.slots.settle(storage_index)
+        self.store.require_service()
         return {row.shnum for row in self.store.index.shares(storage_index)}
 
     @inlineCallbacks

@@ -103,6 +103,10 @@ class Index:
     def __init__(self, path: Path, *, identity: str) -> None:
         """Open or make it. Emptied unless it was closed cleanly and belongs to `identity`."""
         self.path = path
+        self._identity = identity
+        self._begin(identity, path)
+
+    def _begin(self, identity: str, path: Path) -> None:
         self._open()
         kept = self._meta("identity") == identity and self._meta("clean") == "1"
         if not kept or self._meta("schema") != str(SCHEMA_VERSION):
@@ -124,6 +128,13 @@ class Index:
         self.share_count: int = count
         self.used_bytes: int = used
         self.slot_count: int = slots
+
+    def start_over(self) -> None:
+        """Its file is damaged: begin with an empty one in its place. sqlite3.Error or OSError where that fails; then it
+        may be called again."""
+        self._close_files()
+        self.delete(self.path)
+        self._begin(self._identity, self.path)
 
     @staticmethod
     def delete(path: Path) -> None:

@@ -113,6 +113,7 @@ class MutableSlots:
     ) -> Generator[Deferred[Any], Any, dict[int, list[bytes]]]:
         """The ranges of each of these shares that is here (of all, where none is named)."""
         yield self._store.slots.settle(storage_index)
+        self._store.require_service()
         rows = [row for row in self._store.index.shares(storage_index) if not shnums or row.shnum in shnums]
         answers = yield all_of([self._readv_one(ShareId(storage_index, row.shnum), readv) for row in rows])
         return {row.shnum: answer for row, answer in zip(rows, answers) if answer is not None}
@@ -121,6 +122,7 @@ class MutableSlots:
     def length(self, storage_index: bytes, shnum: int) -> Generator[Deferred[Any], Any, int]:
         """The length of a share's data. KeyError where there is no such share."""
         yield self._store.slots.settle(storage_index)
+        self._store.require_service()
         share = ShareId(storage_index, shnum)
         row = self._store.index.share(*share)
         if row is None:
@@ -146,6 +148,8 @@ class MutableSlots:
                 share, lambda data_offset, data_length: data_ranges(data_offset, data_length, readv)
             )
         except ShareGone:
+            # Deleted meanwhile; or the index was thrown away, which says nothing of the share.
+            self._store.require_service()
             return None
         return pieces
 
@@ -392,7 +396,13 @@ class MutableSlots:
         gate = DeferredSemaphore(PUTS_AT_ONCE)
         yield all_of([gate.run(self._put, storage_index, one) for one in changed])
         for one in changed:
-            self._adopt(ShareId(storage_index, one.shnum), one)
+            share = ShareId(storage_index, one.shnum)
+            try:
+                self._adopt(share, one)
+            except Exception as error:
+                # The bucket has it, and nobody will know: the next who asks must look.
+                self._store.slots.mark_unsure(*share)
+                one.error = error
         for one in changed:
             if one.error is not None:
                 raise one.error
@@ -447,7 +457,14 @@ class MutableSlots:
                 store.cache.drop(share)
                 store.reads.forget(share)
             raise
-        store.share_deleted(share)
+        try:
+            store.share_deleted(share)
+        except Exception:
+            # The bucket has it no more, and the index does not know: whoever asks next must look.
+            store.slots.mark_unsure(*share)
+            store.cache.drop(share)
+            store.reads.forget(share)
+            raise
 
     def _off_reactor(self, size: int, work: Callable[..., T], *arguments: Any) -> Deferred[T]:
         """Run it in the reactor's thread pool if it is long."""

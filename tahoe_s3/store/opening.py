@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import sqlite3
 import time
 from collections.abc import Generator
 from dataclasses import dataclass, replace
@@ -310,6 +311,31 @@ class Opening:
         self._store.later(RETRY_REFUSED_S if refused else RETRY_S, self._try_again)
 
 
+    # an index that turned out to be damaged while the node runs
+
+    def mend_index(self, why: str) -> None:
+        """Throw it away and list the bucket again, until that succeeds. The mark is not claimed again: where it is
+        another's now, this node is not to take it back."""
+        self._store.in_background(self._mend_index().addErrback(self._not_mended, why))
+
+    @inlineCallbacks
+    def _mend_index(self) -> Generator[Deferred[Any], Any, None]:
+        self._store.index.start_over()
+        yield self._list()
+        doubt: str | None = yield self._store.check_still_ours(priority=1)
+        self._store.mended()
+        _log.warn(
+            "the index was rebuilt: {count} shares of {used} bytes{doubt}", count=self._store.index.share_count,
+            used=self._store.index.used_bytes, doubt=f" ({doubt})" if doubt else "",
+        )  # fmt: skip
+
+    def _not_mended(self, failure: Failure, why: str) -> None:
+        failure.trap(S3Error, errors.ConfigError, sqlite3.Error, OSError)
+        self._store.problem = f"the index was damaged ({why}) and cannot be rebuilt yet: {failure.getErrorMessage()}"
+        _log.error("{problem}", problem=self._store.problem)
+        self._store.later(RETRY_S, lambda: self.mend_index(why))
+
+
 @inlineCallbacks
 def open_store(
     reactor: Any,
@@ -328,8 +354,11 @@ def open_store(
         has_run_before: whether the node may start while the bucket cannot be reached.
     """
     place = Place(config, nodeid, local_dir)
-    refuse_disk_shares(place)
-    local_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        refuse_disk_shares(place)
+        local_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise errors.LocalStorage(storage_dir=str(local_dir), detail=str(error)) from None
     client = make_client(reactor, client_config(config))
     index = None
     try:
@@ -337,12 +366,15 @@ def open_store(
         store = Store(
             reactor=reactor, client=client, index=index, local_dir=local_dir, part_size_bytes=config.part_size_bytes
         )
-    except BaseException:
+    except BaseException as error:
         if index is not None:
             index.abandon()
         yield client.close()
+        if isinstance(error, (OSError, sqlite3.Error)):
+            raise errors.LocalStorage(storage_dir=str(local_dir), detail=str(error)) from None
         raise
     opening = Opening(reactor, place, store, make_client)
+    store.mend_index = opening.mend_index
     try:
         yield opening.run()
     except S3Error as error:

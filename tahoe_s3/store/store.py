@@ -74,6 +74,9 @@ class Store:
         client.watch(before_write=self._about_to_write, on_outcome=self.health.heard)
         #: Called when this node may not write any more, to end what clients have begun.
         self.give_up: Callable[[S3Error], None] | None = None
+        #: Called with the reason when the index turned out to be damaged; fills a new one from the bucket.
+        self.mend_index: Callable[[str], None] | None = None
+        self._is_mending = False
         #: Keys in the bucket that are not of our layout; left alone.
         self.foreign_keys = 0
         self.incoming_dir = local_dir / INCOMING
@@ -114,11 +117,26 @@ class Store:
             raise Unavailable("the node is stopping", kind="local")
         if self.problem is not None:
             raise Unavailable(self.problem, kind="local")
+        if not self.incoming_dir.is_dir():
+            self._restore_folders()
 
     def require_service(self) -> None:
-        """Raise Unavailable while the service refuses this node: for those who read on what they were given before."""
-        if self.health.problem is not None:
-            raise Unavailable(self.health.problem, kind="local")
+        """Raise Unavailable while the service refuses this node, or the index is not what the bucket has: for those
+        who go on with what they began before. Who reads a share may do so where another node writes."""
+        problem = self.health.problem or self._start_problem
+        if problem is not None:
+            raise Unavailable(problem, kind="local")
+
+    def _restore_folders(self) -> None:
+        """Somebody has deleted the storage folder. The open index goes on without a name, until the node stops."""
+        sentence = f"the folder {self.incoming_dir.parent} was deleted while the node runs"
+        self.health.note(sentence)
+        self.log.error("{sentence}; it is made anew, and the next start rebuilds the index", sentence=sentence)
+        try:
+            self.incoming_dir.mkdir(parents=True, exist_ok=True)
+            self.cache_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise Unavailable(f"{sentence} and cannot be made anew: {error}", kind="local") from None
 
     def refuse_more(self) -> None:
         """From here on nothing new is begun; what has begun goes on. The first step of stopping."""
@@ -138,15 +156,51 @@ class Store:
 
     def _about_to_write(self) -> None:
         """Before each request that changes the bucket."""
-        self.require_service()
+        if self.health.problem is not None:
+            raise Unavailable(self.health.problem, kind="local")
         self.watch.about_to_write()
 
     def _lost(self, why: str) -> None:
         """The bucket is another's: what was begun ends now, and is left as it is there."""
         self.health.note(why)
+        self.end_uploads(why)
+        self.client.end_writes()
+
+    def end_uploads(self, why: str) -> None:
         if self.give_up is not None:
             self.give_up(Unavailable(why, kind="local"))
-        self.client.end_writes()
+
+    # what fails on this machine
+
+    def note_failure(self, what: str, failure: Failure) -> None:
+        """Something failed. Failures of the local disk and of the index are remembered; a damaged index is replaced.
+        (What the service does wrong is noted where it is heard, and what clients ask wrongly is no trouble.)"""
+        error = failure.value
+        if not isinstance(error, (OSError, sqlite3.Error)):
+            return
+        self.health.note(f"{what}: {error}")
+        # Disk full, locked and the like are subclasses, and pass.
+        if type(error) is sqlite3.DatabaseError and not self._is_mending and self.mend_index is not None:
+            self._is_mending = True
+            why = str(error)
+            self.log.critical(
+                "the index {path} is damaged ({why}). It holds nothing that the bucket does not: it is thrown away and "
+                "rebuilt from the bucket; until then clients get errors", path=str(self.index.path), why=why,
+            )  # fmt: skip
+            self.later(0, lambda: self._mend(why))
+
+    def _mend(self, why: str) -> None:
+        self.problem = f"the index was damaged ({why}) and is being rebuilt from the bucket"
+        self.end_uploads(self.problem)
+        self.in_background(self.slots.when_idle().addCallback(lambda _: self._mend_now(why)))
+
+    def _mend_now(self, why: str) -> None:
+        if self.mend_index is not None and not self._closed:
+            self.mend_index(why)
+
+    def mended(self) -> None:
+        """The index is as good as new."""
+        self._is_mending, self.problem = False, None
 
     @property
     def is_closed(self) -> bool:
@@ -209,7 +263,7 @@ class Store:
         work.addBoth(ended)
 
     def _background_failed(self, failure: Failure) -> None:
-        self.health.note(f"work in the background: {failure.getErrorMessage()}")
+        self.note_failure("work in the background", failure)
         self.log.failure("work in the background failed", failure=failure)
 
     # what a container says

@@ -258,6 +258,7 @@ class ShareWriter(BucketWriter):
             finished = super().write(offset, data)
         except OSError as error:
             self._refused.append((offset, offset + len(data), error))
+            self._store.health.note(f"the spool: {error}")
             return fail()
         except Exception:
             return fail()
@@ -406,6 +407,7 @@ class ShareWriter(BucketWriter):
 
     def _not_stored(self, failure: Any) -> None:
         self.log.error("could not store {key}: {error}", key=self.key, error=failure.getErrorMessage())
+        self._store.note_failure(f"storing {self.key}", failure)
         self._discard(failure)
 
     def _discard_failed(self, error: S3Error) -> Deferred[Any]:
