@@ -132,6 +132,7 @@ class Expirer:
     def _failed(self, failure: Failure) -> float:
         delay_s = min(MAX_RETRY_S, RETRY_S * 2.0**self._failures)
         self._failures += 1
+        self._store.note_failure("looking after leases", failure)
         if failure.check(S3Error):
             self.log.warn(
                 "looking after leases goes on in {delay_s:.0f} seconds: {error}", delay_s=delay_s,

@@ -6,9 +6,10 @@ folder, or a node that was given the bucket of another, would otherwise undo eac
 again right before shares expire, and when something is written more than LOOK_EVERY_S after it was last seen: one GET
 beside the write, which does not wait for it. An hour without a write costs nothing.
 
-Another node's mark, or that of a later start, settles it at once. A mark that is missing, or cannot be a mark, is
-looked at again for GONE_AFTER_S, since services lag and people slip. What has no answer (network, 5xx) settles
-nothing: the next write looks again. There is no way back but a restart, which claims the bucket anew.
+Another node's mark, or that of another start, settles it at once. One that is missing, that cannot be a mark, or that
+is older than ours (some services answer with what was there before) is looked at again for GONE_AFTER_S. What has no
+answer (network, 5xx) settles nothing: the next write looks again. There is no way back but a restart, which claims the
+bucket anew.
 
 Owner: the Store. Thread: the reactor's. `clock` has seconds(). Errors: look() fails with an S3Error where nobody can
 tell; about_to_write() raises Unavailable once the bucket is lost. Limits: one look in the background at a time, not
@@ -24,7 +25,7 @@ from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.logger import Logger
 
 from tahoe_s3 import errors
-from tahoe_s3.client import Priority, S3Client, S3Error, Unavailable
+from tahoe_s3.client import AccessDenied, NoSuchBucket, Priority, S3Client, S3Error, Unavailable
 from tahoe_s3.store.keys import OWNER_KEY
 from tahoe_s3.store.ownership import OwnerMark, read_mark
 
@@ -125,6 +126,9 @@ class OwnerWatch:
 
     def _cannot_tell(self, failure: Any) -> None:
         failure.trap(S3Error)
+        if isinstance(failure.value, (AccessDenied, NoSuchBucket)):
+            # Whoever is refused asks seldom (store/health.py).
+            self._missing_since_s = None
         self.log.warn(
             "whether {place} still belongs to this node cannot be told: {error}", place=self.place,
             error=str(failure.value),
@@ -159,20 +163,27 @@ class OwnerWatch:
             why = f"the mark of this node is not in the bucket ({self._prefix}{OWNER_KEY})"
             return self._is_missing(self._clock.seconds(), why)
         if (found.nodeid, found.instance) != (self._mark.nodeid, self._mark.instance):
-            self._lose(superseded(found, self._mark, self.place))
+            sentence = superseded(found, self._mark, self.place)
+            if found.since_s < self._mark.since_s:
+                why = f"the mark in the bucket ({self._prefix}{OWNER_KEY}) is older than that of this node"
+                return self._is_missing(self._clock.seconds(), why, sentence=sentence)
+            self._lose(sentence)
             return self.lost
         self._missing_since_s = None
         return None
 
-    def _is_missing(self, asked_s: float, why: str) -> str | None:
-        """Somebody has removed or replaced it, perhaps to take the bucket over; or the service lags."""
+    def _is_missing(self, asked_s: float, why: str, *, sentence: str | None = None) -> str | None:
+        """Somebody has removed or replaced it, perhaps to take the bucket over; or the service lags. `sentence`: what
+        to say in the end, if it stays so."""
         since_s = self._missing_since_s
-        if since_s is None:
+        if since_s is None or asked_s < since_s:
             self._missing_since_s = asked_s
             self.log.warn("{why}; it is looked for again", why=why)
-            self._later(MISSING_EVERY_S, self._look_again)
+            if since_s is None:
+                self._later(MISSING_EVERY_S, self._look_again)
         elif asked_s - since_s >= GONE_AFTER_S:
             self._lose(
+                sentence or
                 f"the mark of this node, {self._prefix}{OWNER_KEY}, has been missing from {self.place} for minutes, so "
                 "somebody may be taking the bucket over, and this node has stopped writing there and answers nothing; "
                 "if nobody is, restart this node, which claims the bucket again"
@@ -187,6 +198,7 @@ class OwnerWatch:
             self._look_in_background()
 
     def _lose(self, why: str) -> None:
+        """There is no way back."""
         if self.lost is None:
             self.lost = why
             self.log.critical("{why}", why=why)

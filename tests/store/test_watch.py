@@ -306,6 +306,24 @@ def test_a_mark_that_is_missing_is_looked_for_again(bucket: Bucket, damage: Any,
     again.upload(DATA, shnum=2000)
 
 
+@pytest.mark.parametrize("comes_back", [True, False])
+def test_an_older_mark_may_be_what_a_service_that_lags_remembers(bucket: Bucket, comes_back: bool) -> None:
+    """Or it is that of a machine whose clock is behind, which stays."""
+    node = bucket.start()
+    mark = bucket.client.objects[OWNER_KEY].data
+    replace_mark(bucket, instance="before", since=mark_of(bucket).since_s - 1)
+    doubt = now(node.store.check_still_ours(priority=2))
+    assert doubt is not None and "is older than that of this node" in doubt and node.store.problem is None
+    node.upload(DATA)
+    if comes_back:
+        bucket.client.store(OWNER_KEY, mark)
+    bucket.clock.pump([MISSING_EVERY_S] * int(GONE_AFTER_S / MISSING_EVERY_S))
+    if comes_back:
+        assert node.store.problem is None and now(node.store.check_still_ours(priority=2)) is None
+    else:
+        assert_stopped(node, "started a second time")
+
+
 # another node
 
 
