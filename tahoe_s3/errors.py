@@ -260,15 +260,15 @@ class DiskShares(ConfigError):
         )
 
 
-class LocalStorage(ConfigError):
-    """The node's storage folder, or the index in it, cannot be used. `detail` is SQLite's or the system's reason."""
+class UnusableFolder(ConfigError):
+    """The local storage folder, or what lies in it, cannot be worked with. `detail` says why."""
 
     def __init__(self, *, storage_dir: str, detail: str) -> None:
-        if "locked" in detail:
-            cure = "another process works with the index in it, so stop the other tahoe process that runs this node"
-        else:
-            cure = "make room on its disk, and let the user that runs the node read and write it"
-        super().__init__(f"The node's storage folder {storage_dir} cannot be used ({detail}); {cure}.")
+        super().__init__(
+            f"The storage folder {storage_dir} cannot be used ({detail}). The node must be able to write there, and no "
+            "other process may; index.sqlite, incoming and cache in it can be moved away while the node is stopped, "
+            "since the bucket has all shares and leases."
+        )
 
 
 class NestedOwner(ConfigError):

@@ -103,10 +103,6 @@ class Index:
     def __init__(self, path: Path, *, identity: str) -> None:
         """Open or make it. Emptied unless it was closed cleanly and belongs to `identity`."""
         self.path = path
-        self._identity = identity
-        self._begin(identity, path)
-
-    def _begin(self, identity: str, path: Path) -> None:
         self._open()
         kept = self._meta("identity") == identity and self._meta("clean") == "1"
         if not kept or self._meta("schema") != str(SCHEMA_VERSION):
@@ -128,13 +124,6 @@ class Index:
         self.share_count: int = count
         self.used_bytes: int = used
         self.slot_count: int = slots
-
-    def start_over(self) -> None:
-        """Its file is damaged: begin with an empty one in its place. sqlite3.Error or OSError where that fails; then it
-        may be called again."""
-        self._close_files()
-        self.delete(self.path)
-        self._begin(self._identity, self.path)
 
     @staticmethod
     def delete(path: Path) -> None:
@@ -191,6 +180,13 @@ class Index:
     def abandon(self) -> None:
         """Close it without the clean mark, as a crash would: the next start rebuilds it."""
         self._close_files()
+
+    def start_over(self, *, identity: str) -> None:
+        """Its file is damaged: begin with an empty one in its place, in this same object. sqlite3.Error or OSError
+        where that fails; then it may be called again."""
+        self._close_files()
+        self.delete(self.path)
+        Index.__init__(self, self.path, identity=identity)
 
     def _mark(self, clean: str) -> None:
         """Write the mark, and everything before it, to the disk itself."""

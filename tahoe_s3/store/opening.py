@@ -320,7 +320,7 @@ class Opening:
 
     @inlineCallbacks
     def _mend_index(self) -> Generator[Deferred[Any], Any, None]:
-        self._store.index.start_over()
+        self._store.index.start_over(identity=self._place.identity)
         yield self._list()
         doubt: str | None = yield self._store.check_still_ours(priority=1)
         self._store.mended()
@@ -358,7 +358,7 @@ def open_store(
         refuse_disk_shares(place)
         local_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise errors.LocalStorage(storage_dir=str(local_dir), detail=str(error)) from None
+        raise errors.UnusableFolder(storage_dir=str(local_dir), detail=str(error)) from None
     client = make_client(reactor, client_config(config))
     index = None
     try:
@@ -371,7 +371,8 @@ def open_store(
             index.abandon()
         yield client.close()
         if isinstance(error, (OSError, sqlite3.Error)):
-            raise errors.LocalStorage(storage_dir=str(local_dir), detail=str(error)) from None
+            detail = f"{local_dir / INDEX}: {error}" if isinstance(error, sqlite3.Error) else str(error)
+            raise errors.UnusableFolder(storage_dir=str(local_dir), detail=detail) from None
         raise
     opening = Opening(reactor, place, store, make_client)
     store.mend_index = opening.mend_index

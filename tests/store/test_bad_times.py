@@ -298,7 +298,7 @@ def test_a_first_start_needs_its_bucket(bucket: Bucket) -> None:
 def test_an_index_that_another_process_uses_stops_the_start(node: Node, bucket: Bucket) -> None:
     again = Node(bucket, "node", NODEID)
     error = error_of(again.begin(has_run_before=True))
-    assert isinstance(error, errors.LocalStorage) and "stop the other tahoe process" in str(error)
+    assert isinstance(error, errors.UnusableFolder) and "database is locked" in str(error)
     assert again.client.closed and again.client.requests == {}
     assert_whole(node)
 
@@ -307,7 +307,7 @@ def test_a_storage_folder_that_cannot_be_made_stops_the_start(bucket: Bucket) ->
     bucket.folder.joinpath("node").write_text("a file where the folder should be")
     node = Node(bucket, "node", NODEID)
     error = error_of(node.begin(has_run_before=True))
-    assert isinstance(error, errors.LocalStorage) and str(node.folder) in str(error)
+    assert isinstance(error, errors.UnusableFolder) and str(node.folder) in str(error)
     assert node.client.requests == {}
 
 
@@ -315,7 +315,7 @@ def test_an_index_that_cannot_be_opened_stops_the_start(bucket: Bucket) -> None:
     (bucket.folder / "node" / "index.sqlite").mkdir(parents=True)
     node = Node(bucket, "node", NODEID)
     error = error_of(node.begin(has_run_before=True))
-    assert isinstance(error, errors.LocalStorage) and "make room on its disk" in str(error)
+    assert isinstance(error, errors.UnusableFolder) and "index.sqlite" in str(error)
     assert node.client.closed
 
 
