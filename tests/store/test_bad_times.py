@@ -24,7 +24,7 @@ from tahoe_s3.store.opening import RETRY_S
 from tahoe_s3.store.store import VANISH_CHECKS_S
 
 from .expiring import ExpiryPlace, Make, making
-from .helpers import NODEID, SI, error_of, now, pattern
+from .helpers import NODEID, SI, error_of, now, pattern, waits
 from .nodes import DAY_S, Bucket, Node, heard
 from .servers import CANCEL, RENEW
 
@@ -404,6 +404,23 @@ def test_an_index_that_is_damaged_while_it_is_used(node: Node, told: list[Any]) 
     assert now(reader.read(0, 3000)) == DATA
     now(node.server.stopService())
     assert bucket_is_index(node.bucket.start())
+
+
+def test_a_share_of_an_index_that_was_thrown_away_is_no_absence(node: Node) -> None:
+    """Asked for before, and looked for again after a 404 that was none, when no row is left."""
+    node.store.cache.clear()
+    node.client.fail("GetObject", NotFound)
+    reading = node.server.slot_readv(SLOT, [], [(0, 100)])
+    damage(node)
+    held = node.client.hold("ListObjectsV2")
+    error_of(node.server.get_buckets(SI))
+    node.clock.advance(0)
+    assert node.store.index.share_count == 0 and waits(reading)
+    node.clock.advance(1)
+    error = error_of(reading)
+    assert isinstance(error, Unavailable) and "is being rebuilt" in str(error)
+    held.release()
+    assert_whole(node)
 
 
 def test_an_index_that_cannot_be_rebuilt_at_once(node: Node, told: list[Any]) -> None:
