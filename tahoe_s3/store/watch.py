@@ -148,7 +148,7 @@ class OwnerWatch:
         try:
             found = yield read_mark(self._client, bucket=self._bucket, prefix=self._prefix, priority=priority)
         except errors.NewerLayout as error:
-            self._lose(f"a newer tahoe-s3 has taken over {self.place}, so this node has stopped writing there: {error}")
+            self.lose(f"a newer tahoe-s3 has taken over {self.place}, so this node has stopped writing there: {error}")
             return self.lost
         except errors.BadOwnerMark as error:
             return self._is_missing(asked_s, str(error))
@@ -167,7 +167,7 @@ class OwnerWatch:
             if found.since_s < self._mark.since_s:
                 why = f"the mark in the bucket ({self._prefix}{OWNER_KEY}) is older than that of this node"
                 return self._is_missing(self._clock.seconds(), why, sentence=sentence)
-            self._lose(sentence)
+            self.lose(sentence)
             return self.lost
         self._missing_since_s = None
         return None
@@ -182,7 +182,7 @@ class OwnerWatch:
             if since_s is None:
                 self._later(MISSING_EVERY_S, self._look_again)
         elif asked_s - since_s >= GONE_AFTER_S:
-            self._lose(
+            self.lose(
                 sentence or
                 f"the mark of this node, {self._prefix}{OWNER_KEY}, has been missing from {self.place} for minutes, so "
                 "somebody may be taking the bucket over, and this node has stopped writing there and answers nothing; "
@@ -197,8 +197,8 @@ class OwnerWatch:
             self._later(MISSING_EVERY_S, self._look_again)
             self._look_in_background()
 
-    def _lose(self, why: str) -> None:
-        """There is no way back."""
+    def lose(self, why: str) -> None:
+        """This node may not write any more, for this reason. There is no way back."""
         if self.lost is None:
             self.lost = why
             self.log.critical("{why}", why=why)
