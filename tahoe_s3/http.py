@@ -10,14 +10,14 @@ bodies are those of allmydata/storage/http_server.py, whose authorization, schem
 used.
 
 What differs: nothing is answered before the storage server's Deferred has fired; what a client has begun goes
-on when it hangs up; an S3Error is answered 503.
+on when it hangs up; an S3Error is answered 503, NoSpace 507.
 """
 from __future__ import annotations
 
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Callable, Final
 
-from allmydata.interfaces import BadWriteEnablerError
+from allmydata.interfaces import BadWriteEnablerError, NoSpace
 from allmydata.storage.http_common import Secrets
 from allmydata.storage.http_server import (
     _SCHEMAS,
@@ -75,6 +75,15 @@ def _storage_unavailable(_server: Any, request: Request, failure: Failure) -> by
     if not request.responseHeaders.hasHeader("content-type"):
         request.setHeader("content-type", "text/plain;charset=utf-8")
     return UNAVAILABLE_TEXT.encode("utf-8")
+
+
+@_APP.handle_errors(NoSpace)
+def _no_space(_server: Any, request: Request, failure: Failure) -> bytes:
+    """A mutable share that may not grow, or one lease too many. Tahoe's own server answers 500."""
+    log_failure(f"answering HTTP {request.method.decode('ascii', 'replace')}", failure)
+    request.setResponseCode(http.INSUFFICIENT_STORAGE_SPACE)
+    request.setHeader("content-type", "text/plain;charset=utf-8")
+    return str(failure.value).encode("utf-8")
 
 
 def _route(method: str, url: str, *secrets: Secrets) -> Callable[[Handler], Callable[..., Deferred[bytes]]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Callable, Final, TypeVar
 
+from allmydata.interfaces import NoSpace
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -31,7 +32,7 @@ def log_failure(what: str, failure: Failure) -> None:
 
     `what` names the operation, for instance "closing a share".
     """
-    if failure.check(S3Error):
+    if failure.check(S3Error, NoSpace):
         _log.warn("{what} failed: {error}", what=what, error=str(failure.value))
     elif not failure.check(CancelledError):
         _log.failure("{what} failed", failure=failure, what=what)

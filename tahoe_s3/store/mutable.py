@@ -3,11 +3,12 @@
 
 A read-test-write brings all shares of the slot to a scratch folder of the shape of Tahoe's storage directory, lets
 Tahoe's own code work there, and then makes the bucket the same: first what changed is put, then what went away is
-deleted. It is answered when the bucket has all of it. Nothing is written where Tahoe's code raises. Where a PUT
-fails, the call fails; shares whose outcome is unknown are unsure (store/slots.py), the others are what the index says.
+deleted. It is answered when the bucket has all of it. Nothing is written where Tahoe's code raises, nor where shares
+would grow by more than there is room for. Where a PUT fails, the call fails; shares whose outcome is unknown are
+unsure (store/slots.py), the others are what the index says.
 
 Owner: the Store. Thread: the reactor's; large files are copied and hashed in its thread pool. Errors: S3Error, the
-exceptions of Tahoe's own code, DamagedContainerError, OSError where the scratch folder cannot be written.
+exceptions of Tahoe's own code, NoSpace, DamagedContainerError, OSError where the scratch folder cannot be written.
 Limits: FETCHES_AT_ONCE shares of a slot are fetched at once, FETCH_BYTES a request; the scratch folder holds a copy
 of the shares that a call names and links to the others, until the call ends.
 """
@@ -20,14 +21,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, TypeVar
 
+from allmydata.interfaces import NoSpace
 from allmydata.storage.common import UnknownMutableContainerVersionError
 from allmydata.util.assertutil import precondition
 from twisted.internet.defer import Deferred, DeferredSemaphore, inlineCallbacks, maybeDeferred
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
-from tahoe_s3.client import Changed, GetResult, ObjectInfo, S3Error
-from tahoe_s3.store.cache import Copy, copy_file, file_digest
+from tahoe_s3.client import Changed, GetResult, ObjectInfo, S3Error, Unavailable
+from tahoe_s3.store.cache import Copy, copy_file, file_digest, is_full
 from tahoe_s3.store.containers import (
     HEAD_BYTES,
     MUTABLE_DATA_OFFSET,
@@ -43,6 +45,7 @@ from tahoe_s3.store.keys import ShareId, share_key, si_text
 from tahoe_s3.store.objects import put_file
 from tahoe_s3.store.readahead import SMALL_OBJECT_BYTES
 from tahoe_s3.store.scratch import Scratch
+from tahoe_s3.store.space import Promise
 from tahoe_s3.store.versions import Restart, Shared, ShareGone, all_of
 
 if TYPE_CHECKING:
@@ -93,6 +96,7 @@ class _Changed:
     container: Container
     info: ObjectInfo | None = None
     error: BaseException | None = None
+    promise: Promise | None = None
 
 
 class MutableSlots:
@@ -265,6 +269,32 @@ class MutableSlots:
     def _read_test_write(
         self, storage_index: bytes, touched: frozenset[int], execute: Callable[[str], R]
     ) -> Generator[Deferred[Any], Any, R]:
+        """Where the disk is full the copies in the cache are given up for it; nothing has been put by then."""
+        cache = self._store.cache
+        worked_out: tuple[R, list[_Changed], set[int], Path]
+        try:
+            worked_out = yield self._work_out(storage_index, touched, execute)
+        except OSError as error:
+            if not is_full(error) or not cache.shed(cache.size_bytes):
+                raise
+            worked_out = yield self._work_out(storage_index, touched, execute)
+        result, changed, gone, folder = worked_out
+        try:
+            self._promise_growth(storage_index, changed)
+            yield self._apply(storage_index, changed, gone)
+        finally:
+            for one in changed:
+                if one.promise is not None:
+                    self._store.space.end(one.promise)
+            self._scratch.give_back(folder)
+        return result
+
+    @inlineCallbacks
+    def _work_out(
+        self, storage_index: bytes, touched: frozenset[int], execute: Callable[[str], R]
+    ) -> Generator[Deferred[Any], Any, tuple[R, list[_Changed], set[int], Path]]:
+        """What `execute` gives, and what it changes and removes; the changed files are in the folder, which is the
+        caller's to give back."""
         folder = self._scratch.take(storage_index)
         try:
             before: list[_Local] = yield self._bring(storage_index, touched, folder)
@@ -273,11 +303,22 @@ class MutableSlots:
             changed: list[_Changed] = yield self._find_changed(
                 storage_index, {local.shnum: local.sha256 for local in before}, after & touched, folder
             )
-            gone = {local.shnum for local in before} - after
-            yield self._apply(storage_index, changed, gone)
-            return result
-        finally:
+        except BaseException:
             self._scratch.give_back(folder)
+            raise
+        return result, changed, {local.shnum for local in before} - after, folder
+
+    def _promise_growth(self, storage_index: bytes, changed: list[_Changed]) -> None:
+        """Room for what the shares grow by, all of them or none: NoSpace, or Unavailable while nobody knows."""
+        space = self._store.space
+        for one in changed:
+            row = self._store.index.share(storage_index, one.shnum)
+            growth = max(0, one.container.size - (0 if row is None else row.size))
+            one.promise = space.promise(ShareId(storage_index, one.shnum), bucket_bytes=growth)
+            if one.promise is None and not space.is_known:
+                raise Unavailable("the bucket is being listed, so nobody knows yet what it has room for", kind="local")
+            if one.promise is None:
+                raise NoSpace(f"no room for {growth} bytes more of a mutable share: s3.capacity is reached")
 
     @inlineCallbacks
     def _bring(
@@ -392,7 +433,13 @@ class MutableSlots:
         gate = DeferredSemaphore(PUTS_AT_ONCE)
         yield all_of([gate.run(self._put, storage_index, one) for one in changed])
         for one in changed:
-            self._adopt(ShareId(storage_index, one.shnum), one)
+            share = ShareId(storage_index, one.shnum)
+            try:
+                self._adopt(share, one)
+            except Exception as error:
+                # The bucket has it, and nobody will know: the next who asks must look.
+                self._store.slots.mark_unsure(*share)
+                one.error = error
         for one in changed:
             if one.error is not None:
                 raise one.error
@@ -433,6 +480,8 @@ class MutableSlots:
             one.container.head.data_length, one.container.leases,
         )  # fmt: skip
         store.index.put_share(share.storage_index, row)
+        if one.promise is not None:
+            store.space.end(one.promise)
         store.share_changed(*share)
         store.cache.adopt(share, one.info.etag, one.path, sha256=one.sha256)
 

@@ -34,13 +34,16 @@ def part_size_for(object_size_bytes: int, part_size_bytes: int) -> int:
     return -(-least // MIB) * MIB
 
 
-def abort_quietly(client: S3Client, key: str, upload_id: str) -> Deferred[None]:
-    """Remove an upload that failed. What this leaves behind, the next start removes."""
+def abort_quietly(client: S3Client, key: str, upload_id: str) -> Deferred[bool]:
+    """Remove an upload that failed; fires with whether the bucket said so. What this leaves behind, the next start
+    removes."""
 
-    def failed(failure: object) -> None:
+    def failed(failure: object) -> bool:
         _log.warn("could not abort an upload of {key}, the next start will: {failure}", key=key, failure=str(failure))
+        return False
 
-    return client.abort_multipart(key, upload_id, priority=2).addErrback(lambda failure: failed(failure.value))
+    removing = client.abort_multipart(key, upload_id, priority=2)
+    return removing.addCallbacks(lambda _: True, lambda failure: failed(failure.value))
 
 
 def put_file(

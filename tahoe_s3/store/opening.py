@@ -325,8 +325,9 @@ def open_store(
     try:
         index = Index(local_dir / INDEX, identity=place.identity)
         store = Store(
-            reactor=reactor, client=client, index=index, local_dir=local_dir, part_size_bytes=config.part_size_bytes
-        )
+            reactor=reactor, client=client, index=index, local_dir=local_dir, part_size_bytes=config.part_size_bytes,
+            capacity_bytes=config.capacity_bytes,
+        )  # fmt: skip
     except BaseException:
         if index is not None:
             index.abandon()

@@ -62,6 +62,8 @@ class Slots:
         self._unsure: dict[bytes, set[int]] = {}
         self._settling: dict[bytes, list[Deferred[None]]] = {}
         self._generations: dict[ShareId, int] = {}
+        #: Called after the index was made right about a share that had been unsure.
+        self.on_settled: Callable[[ShareId], None] = lambda share: None
         self._changes = 0
         #: The generation of all shares that are not in _generations.
         self._forgotten = 0
@@ -153,6 +155,9 @@ class Slots:
     def is_unsure(self, storage_index: bytes) -> bool:
         return storage_index in self._unsure
 
+    def is_share_unsure(self, share: ShareId) -> bool:
+        return share.shnum in self._unsure.get(share.storage_index, ())
+
     def settle(self, storage_index: bytes) -> Deferred[None]:
         """Ask the bucket about what is unsure; no request where nothing is. Fails with an S3Error where it cannot."""
         waiter: Deferred[None] = Deferred(lambda _: None)
@@ -209,6 +214,7 @@ class Slots:
         unsure.discard(shnum)
         if not unsure:
             self._unsure.pop(storage_index, None)
+        self.on_settled(ShareId(storage_index, shnum))
 
 
 def _run(_: object, mine: _Operation) -> Deferred[Any]:

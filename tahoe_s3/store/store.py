@@ -29,6 +29,7 @@ from tahoe_s3.store.learning import learn_leases
 from tahoe_s3.store.mutable import MutableSlots
 from tahoe_s3.store.overlay import Overlays
 from tahoe_s3.store.slots import Slots
+from tahoe_s3.store.space import Space
 from tahoe_s3.store.windows import ReadCache
 
 #: Seconds after which an object that should be there and is not is asked for again. All must say 404 before the
@@ -52,8 +53,9 @@ class Store:
     log = Logger()
 
     def __init__(
-        self, *, reactor: Any, client: S3Client, index: Index, local_dir: Path, part_size_bytes: int
-    ) -> None:
+        self, *, reactor: Any, client: S3Client, index: Index, local_dir: Path, part_size_bytes: int,
+        capacity_bytes: int | None = None,
+    ) -> None:  # fmt: skip
         self.reactor = reactor
         self.client = client
         self.index = index
@@ -67,6 +69,11 @@ class Store:
         self.incoming_dir.mkdir(parents=True, exist_ok=True)
         self.cache_dir.mkdir(parents=True, exist_ok=True)
         self.slots = Slots(client, index)
+        self.space = Space(
+            capacity_bytes=capacity_bytes, used_bytes=lambda: index.used_bytes, is_known=lambda: self.problem is None,
+            is_unsure=self.slots.is_share_unsure,
+        )  # fmt: skip
+        self.slots.on_settled = self.space.settled
         self.overlay = Overlays(client, index, self.slots)
         self.reads = ReadCache(
             client, index, self.slots, reactor=reactor, on_vanished=self.vanished, budget_bytes=READ_BUDGET_BYTES

@@ -9,6 +9,9 @@ change, and a write waits while too many have not arrived, so that a slow bucket
 Nothing is visible before the PUT or the Complete was answered. Closing is a state with one shared outcome: a second
 close, an abort, a disconnect and a stop wait for it.
 
+The spool file stays whole until the end, since a write that comes again is compared with it. What the writer was
+promised of the bucket (store/space.py) it keeps until the index counts the share, or the bucket has nothing of it.
+
 Owner: the storage server (one for each allocated share, until closed). Thread: the reactor's.
 """
 
@@ -27,11 +30,13 @@ from twisted.internet.defer import Deferred, fail, inlineCallbacks, maybeDeferre
 from twisted.logger import Logger
 
 from tahoe_s3.client import Cancelled, FileRegion, LocalError, ObjectInfo, S3Error
+from tahoe_s3.store.cache import is_full
 from tahoe_s3.store.containers import IMMUTABLE_HEADER_BYTES
 from tahoe_s3.store.index import IMMUTABLE, ShareRow
 from tahoe_s3.store.keys import share_key
 from tahoe_s3.store.leases import Lease
 from tahoe_s3.store.objects import abort_quietly, part_size_for
+from tahoe_s3.store.space import Promise
 
 if TYPE_CHECKING:
     from tahoe_s3.store.store import Store
@@ -39,6 +44,10 @@ if TYPE_CHECKING:
 #: Parts of one share under way at once, and ready ones (with these) above which a write waits.
 PARTS_AT_ONCE = 3
 MAX_PARTS_BEHIND = 4
+#: Seconds until the removal of parts that the bucket did not confirm is asked for again; till then they count as paid.
+REMOVE_AGAIN_S = 600.0
+#: Seconds that a client has to send again what the local disk refused; a Tahoe client gives the share up at once.
+REFUSED_GRACE_S = 60.0
 
 
 class WriterOwner(Protocol):
@@ -180,8 +189,9 @@ class Parts:
         self._send()
         self._wake()
 
-    def stop(self) -> Deferred[None]:
-        """Send no more, cancel what is under way, remove the upload from the bucket. Never fails."""
+    def stop(self) -> Deferred[bool]:
+        """Send no more, cancel what is under way, remove the upload from the bucket. Never fails; fires with whether
+        nothing of it is left there. Where something is, it may be called again."""
         self._stopped = True
         if self.failure is None:
             self.failure = Cancelled("the upload was given up", operation="UploadPart", key=self._key, kind="cancelled")
@@ -190,15 +200,15 @@ class Parts:
         # Writes that wait for room would otherwise wait for ever.
         self._wake()
         if self._creating is None:
-            return succeed(None)
+            return succeed(True)
         if self.upload_id is None:
             # Its answer is still to come, and with it the id to remove.
             return self._creating.addCallback(lambda _: self._remove())
         return self._remove()
 
-    def _remove(self) -> Deferred[None]:
+    def _remove(self) -> Deferred[bool]:
         if self.upload_id is None:
-            return succeed(None)
+            return succeed(True)
         return abort_quietly(self._store.client, self._key, self.upload_id)
 
 
@@ -212,15 +222,16 @@ class ShareWriter(BucketWriter):
         store: Store,
         ss: WriterOwner,
         *,
-        storage_index: bytes,
-        shnum: int,
+        promise: Promise,
         max_size: int,
         lease_info: Any,
         clock: Any,
     ) -> None:
-        """Makes the spool file; OSError where the disk cannot take it."""
+        """Makes the spool file; OSError where the disk cannot take it, and then the promise is still the caller's."""
+        storage_index, shnum = promise.share
         self.storage_index = storage_index
         self.shnum = shnum
+        self._promise = promise
         self.key = share_key(storage_index, shnum)
         self.closing = False
         self._store = store
@@ -252,17 +263,36 @@ class ShareWriter(BucketWriter):
                 return succeed(True)
             if self._parts is not None and self._parts.failure is not None:
                 return self._discard_failed(self._parts.failure)
-            finished = super().write(offset, data)
+            finished = self._write_here(offset, data)
         except OSError as error:
             self._refused.append((offset, offset + len(data), error))
+            self._hurry()
             return fail()
         except Exception:
             return fail()
+        self._hurry()
         if self._parts is None:
             return succeed(finished)
         self._queue_parts(offset, offset + len(data))
         room = self._parts.when_behind_at_most(MAX_PARTS_BEHIND)
         return room.addCallbacks(lambda _: finished, lambda failure: self._discard_failed(failure.value))
+
+    def _write_here(self, offset: int, data: bytes) -> bool:
+        """Into the spool. A full disk is asked twice if copies can be given up for it."""
+        try:
+            finished = super().write(offset, data)
+        except OSError as error:
+            if not is_full(error) or not self._store.cache.shed(len(data)):
+                raise
+            finished = super().write(offset, data)
+        written = sum(chunk.stop - chunk.start for chunk in self._already_written.ranges())
+        self._store.space.spooled(self._promise, written)
+        return bool(finished)
+
+    def _hurry(self) -> None:
+        """While bytes are missing that the disk refused, a silent client is not waited for: the disk is needed."""
+        if self._refused and self._disk_failure() is not None:
+            self._timeout.reset(REFUSED_GRACE_S)
 
     def _check_same(self, offset: int, data: bytes) -> None:
         """A write that arrives twice: the second may come after everything was written and the close began."""
@@ -368,6 +398,7 @@ class ShareWriter(BucketWriter):
             # The bucket has it, and nobody will know: the next who asks must look.
             self._store.slots.mark_unsure(self.storage_index, self.shnum)
             raise
+        self._store.space.end(self._promise)
         self._store.share_changed(self.storage_index, self.shnum)
         return info
 
@@ -384,6 +415,9 @@ class ShareWriter(BucketWriter):
         """No answer to the write: the bucket itself tells. Raises `error` where the share is not there, or unknown."""
         slots = self._store.slots
         slots.mark_unsure(self.storage_index, self.shnum)
+        if self._parts is None:
+            # What the bucket says of the object says all; of a larger one it may have the parts instead.
+            self._store.space.end(self._promise)
         try:
             yield slots.settle(self.storage_index)
         except S3Error:
@@ -412,9 +446,22 @@ class ShareWriter(BucketWriter):
         """End it without a share. The upload is removed from the bucket in the background."""
         # First, since writes that wait for a part are told by stop(), and would end it once more.
         self._result, self.closed = result, True
-        if self._parts is not None:
-            self._store.in_background(self._parts.stop())
+        if self._parts is None:
+            self._store.space.end(self._promise)
+        else:
+            self._remove_parts(self._parts)
         self._end(result, consumed_size=0)
+
+    def _remove_parts(self, parts: Parts) -> None:
+        """Again and again, until the bucket says that there are none: they are paid for, and so stay promised."""
+
+        def stopped(are_gone: bool) -> None:
+            if are_gone:
+                self._store.space.end(self._promise)
+            else:
+                self._store.later(REMOVE_AGAIN_S, lambda: self._remove_parts(parts))
+
+        self._store.in_background(parts.stop().addCallback(stopped))
 
     def _release(self) -> None:
         """Give back the spool file and the timer."""
@@ -424,6 +471,7 @@ class ShareWriter(BucketWriter):
             self._timeout.cancel()
         self._spool.close()
         self._store.drop_spool(self.storage_index, self.shnum)
+        self._store.space.left_the_disk(self._promise)
 
     def abort(self) -> Deferred[None]:
         """Forget the upload. While closing it waits for the outcome instead, which it cannot change."""
