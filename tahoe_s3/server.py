@@ -161,7 +161,9 @@ class S3StorageServer(StorageServer):
         way; 0 when read-only."""
         if self.readonly_storage:
             return 0
-        return min(self.store.space.room_bytes(self.disk_free_bytes()), MAX_OBJECT_BYTES)
+        # Copies of mutable shares are given up for uploads.
+        disk_free_bytes = self.disk_free_bytes() + self.store.cache.size_bytes
+        return min(self.store.space.room_bytes(disk_free_bytes), MAX_OBJECT_BYTES)
 
     def get_version(self) -> dict[bytes, Any]:
         """As stock, but the largest share is what there may be room for, not what there is room for now.

@@ -9,13 +9,17 @@ Owner: S3StorageServer. Thread: the reactor's. Everything on local disk can be d
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import sqlite3
+import sys
 from collections import Counter
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any, Callable
 
+from allmydata.util.fileutil import get_available_space
 from twisted.internet.base import DelayedCall
 from twisted.internet.defer import Deferred, DeferredList, inlineCallbacks, maybeDeferred
 from twisted.logger import Logger
@@ -136,6 +140,19 @@ class Store:
 
     def drop_spool(self, storage_index: bytes, shnum: int) -> None:
         self.spool_path(storage_index, shnum).unlink(missing_ok=True)
+
+    def make_disk_room(self, size_bytes: int) -> None:
+        """Have so many bytes free on the local disk, giving up copies of mutable shares; OSError where it is full."""
+        free_bytes = self._disk_free_bytes()
+        if size_bytes > free_bytes:
+            self.cache.shed(size_bytes - free_bytes)
+            if size_bytes > self._disk_free_bytes():
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def _disk_free_bytes(self) -> int:
+        free_bytes = get_available_space(str(self.incoming_dir), 0)
+        # None is a platform that cannot tell: then the write itself does.
+        return sys.maxsize if free_bytes is None else int(free_bytes)
 
     def upload_began(self, storage_index: bytes) -> None:
         """A share of this storage index is being uploaded, until upload_ended() is called as often."""

@@ -30,7 +30,6 @@ from twisted.internet.defer import Deferred, fail, inlineCallbacks, maybeDeferre
 from twisted.logger import Logger
 
 from tahoe_s3.client import Cancelled, FileRegion, LocalError, ObjectInfo, S3Error
-from tahoe_s3.store.cache import is_full
 from tahoe_s3.store.containers import IMMUTABLE_HEADER_BYTES
 from tahoe_s3.store.index import IMMUTABLE, ShareRow
 from tahoe_s3.store.keys import share_key
@@ -278,20 +277,17 @@ class ShareWriter(BucketWriter):
         return room.addCallbacks(lambda _: finished, lambda failure: self._discard_failed(failure.value))
 
     def _write_here(self, offset: int, data: bytes) -> bool:
-        """Into the spool. A full disk is asked twice if copies can be given up for it."""
-        try:
-            finished = super().write(offset, data)
-        except OSError as error:
-            if not is_full(error) or not self._store.cache.shed(len(data)):
-                raise
-            finished = super().write(offset, data)
+        """Into the spool, if the disk has room for all of it: a write that it refuses half way takes what is left."""
+        if not self.closed:
+            self._store.make_disk_room(len(data))
+        finished = super().write(offset, data)
         written = sum(chunk.stop - chunk.start for chunk in self._already_written.ranges())
         self._store.space.spooled(self._promise, written)
         return bool(finished)
 
     def _hurry(self) -> None:
         """While bytes are missing that the disk refused, a silent client is not waited for: the disk is needed."""
-        if self._refused and self._disk_failure() is not None:
+        if self._refused and self._timeout.active() and self._disk_failure() is not None:
             self._timeout.reset(REFUSED_GRACE_S)
 
     def _check_same(self, offset: int, data: bytes) -> None:
