@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from allmydata.interfaces import NoSpace
 from allmydata.util import fileutil
+from twisted.internet.task import Clock
 
 from tahoe_s3.client import Throttled, Unavailable
 from tahoe_s3.store.keys import lease_key, share_key
@@ -17,7 +18,8 @@ from tahoe_s3.store.leases import overlay_from_json
 from tahoe_s3.store.upload import REMOVE_AGAIN_S, object_size
 
 from .helpers import SI, error_of, immutable_object, now, pattern, waits
-from .servers import CANCEL, RENEW, ServerPlace
+from .memory_client import MemoryClient
+from .servers import CANCEL, RENEW, ServerPlace, open_place
 
 OTHER = b"o" * 16
 SECRETS = (b"w" * 32, RENEW, CANCEL)
@@ -75,6 +77,15 @@ def test_those_that_fit_are_accepted_one_by_one(place: ServerPlace) -> None:
     now(first[8].abort())
     assert set(place.allocate([11, 12], 500)[1]) == {11}
     assert place.allocate([0], 2 * CAPACITY, si=OTHER)[1] == {}
+
+
+def test_it_is_what_the_configuration_says(tmp_path: Path) -> None:
+    client = MemoryClient()
+    for number in range(3):
+        client.store(share_key(SI, number), immutable_object(pattern(500)))
+    store = now(open_place(client, tmp_path, Clock(), capacity_bytes=CAPACITY))
+    assert (store.space.capacity_bytes, store.space.left_bytes, store.space.is_known) == (CAPACITY, 7 * SHARE, True)
+    now(store.close())
 
 
 def test_the_last_byte_may_be_used_and_no_more(place: ServerPlace) -> None:
