@@ -45,8 +45,10 @@ def in_bucket(place: ServerPlace) -> int:
 
 
 def fill(place: ServerPlace, count: int, si: bytes = SI) -> None:
-    for shnum in range(count):
-        place.upload(pattern(500), shnum, si=si)
+    """Shares that are allocated together, so without a lease object."""
+    for writer in place.allocate(range(count), 500, si=si)[1].values():
+        now(writer.write(0, pattern(500)))
+        now(writer.close())
 
 
 def told(place: ServerPlace) -> tuple[int, int]:
@@ -67,16 +69,16 @@ def create(place: ServerPlace, size: int, shnum: int = 0) -> None:
 
 
 def test_those_that_fit_are_accepted_one_by_one(place: ServerPlace) -> None:
-    fill(place, 7)
+    fill(place, 7, si=OTHER)
     first = place.allocate(range(7, 12), 500)[1]
     assert set(first) == {7, 8, 9} and place.store.space.promised_bytes == 3 * SHARE
-    assert place.allocate([20], 0, si=OTHER)[1] == {}, "not even an empty one"
+    assert place.allocate([20], 0)[1] == {}, "not even an empty one"
     now(first[7].write(0, pattern(500)))
     now(first[7].close())
     assert in_bucket(place) == 8 * SHARE and place.store.space.promised_bytes == 2 * SHARE
     now(first[8].abort())
-    assert set(place.allocate([11, 12], 500)[1]) == {11}
-    assert place.allocate([0], 2 * CAPACITY, si=OTHER)[1] == {}
+    assert set(place.allocate([11, 12], 500, si=b"e" * 16)[1]) == {11}
+    assert place.allocate([0], 2 * CAPACITY, si=b"e" * 16)[1] == {}
 
 
 def test_it_is_what_the_configuration_says(tmp_path: Path) -> None:
@@ -90,8 +92,8 @@ def test_it_is_what_the_configuration_says(tmp_path: Path) -> None:
 
 def test_the_last_byte_may_be_used_and_no_more(place: ServerPlace) -> None:
     fill(place, 9)
-    assert place.allocate([20], 501)[1] == {}
-    assert set(place.allocate([20], 500)[1]) == {20}
+    assert place.allocate([20], 501, si=OTHER)[1] == {}
+    assert set(place.allocate([20], 500, si=OTHER)[1]) == {20}
     assert place.store.space.left_bytes == 0
 
 
@@ -223,7 +225,7 @@ def test_a_refusal_is_logged_once_an_hour(place: ServerPlace, monkeypatch: pytes
 def test_a_full_server_is_still_offered_shares(place: ServerPlace) -> None:
     assert told(place) == (CAPACITY, CAPACITY - object_size(0))
     fill(place, 4)
-    writer = place.allocate([9], 500)[1][9]
+    writer = place.allocate([9], 500, si=OTHER)[1][9]
     assert told(place) == (5 * SHARE, CAPACITY - object_size(0))
     now(writer.abort())
     fill(place, 6, si=OTHER)
@@ -283,12 +285,13 @@ def test_nothing_new_is_taken_until_the_bucket_is_known(place: ServerPlace, monk
     assert isinstance(error_of(change(place, {0: ([], [(0, pattern(300))], None)})), Unavailable)
     assert place.server.get_stats()["storage_server.accepting_immutable_shares"] == 0
     known[0] = True
-    assert set(place.allocate([0, 1], 500)[1]) == {1} and told(place)[0] == before[0] - SHARE
+    before = told(place)
+    assert set(place.allocate([0, 1], 500, si=b"e" * 16)[1]) == {0, 1} and told(place)[0] == before[0] - 2 * SHARE
 
 
 def test_the_numbers(place: ServerPlace) -> None:
     fill(place, 2)
-    writer = place.allocate([5], 500)[1][5]
+    writer = place.allocate([5], 500, si=OTHER)[1][5]
     now(writer.write(0, pattern(200)))
     stats = place.server.get_stats()
     assert stats["tahoe_s3.capacity_bytes"] == CAPACITY and stats["tahoe_s3.used_bytes"] == 2 * SHARE
