@@ -198,6 +198,7 @@ class S3StorageServer(StorageServer):
             stats["tahoe_s3.capacity_bytes"] = space.capacity_bytes
         stats["tahoe_s3.shares"] = index.share_count
         stats["tahoe_s3.used_bytes"] = index.used_bytes
+        stats["tahoe_s3.lease_bytes"] = index.lease_bytes
         stats["tahoe_s3.foreign_keys"] = self.store.foreign_keys
         stats["tahoe_s3.bucket_usable"] = int(self.store.problem is None)
         counters = self.store.client.counters
@@ -382,11 +383,11 @@ class S3StorageServer(StorageServer):
         if now_s - self._told_of_no_room_s < TELL_OF_NO_ROOM_S:
             return
         self._told_of_no_room_s = now_s
-        space, index = self.store.space, self.store.index
+        space = self.store.space
         _log.warn(
             "no room for a share of {size} bytes: the bucket holds {used} and {promised} more are promised to uploads, "
             "s3.capacity is {capacity}; the disk has {free} beyond reserved_space",
-            size=size_bytes, used=index.used_bytes if space.is_known else "a number of bytes that is not known yet",
+            size=size_bytes, used=space.used_bytes if space.is_known else "a number of bytes that is not known yet",
             promised=space.promised_bytes,
             capacity="not set" if space.capacity_bytes is None else space.capacity_bytes,
             free=self.disk_free_bytes(),

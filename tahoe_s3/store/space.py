@@ -4,7 +4,8 @@
 An upload is promised the bytes of its whole object when it is allocated, and keeps them until the index counts the
 share or nothing of it can be in the bucket any more: its parts were removed, and what is unsure of it (store/slots.py)
 was settled. So at every moment what the bucket holds of shares is at most what is used and promised here, and that is
-at most the capacity. A mutable share is promised what it grows by. On the disk a share takes the bytes of its data,
+at most the capacity. A mutable share is promised what it grows by. Lease objects are used space too, but nobody asks
+whether there is room for one: a share must not be lost for it. On the disk a share takes the bytes of its data,
 promised likewise; those that were written are counted by the disk itself.
 
 Pure accounting: no file, no request, no clock. Every call is a few additions, and what it decides stays decided: two
@@ -48,7 +49,7 @@ class Space:
         """
         Args:
             capacity_bytes: what the bucket may hold; None where nobody set a limit.
-            used_bytes: what the bucket holds, as far as the index knows.
+            used_bytes: what the bucket holds of shares and leases, as far as the index knows.
             is_known: whether that is all of it. False while the bucket is still being listed.
             is_unsure: whether nobody knows if the last write of a share was applied.
         """
@@ -69,6 +70,10 @@ class Space:
     def is_known(self) -> bool:
         """Whether it is known how much of the capacity is left; always, where there is no limit."""
         return self.capacity_bytes is None or self._is_known()
+
+    @property
+    def used_bytes(self) -> int:
+        return self._used_bytes()
 
     @property
     def left_bytes(self) -> int | None:

@@ -192,6 +192,21 @@ def test_a_full_bucket_keeps_what_it_has_and_its_leases(place: ServerPlace) -> N
     assert len(list(Path(place.server.corruption_advisory_dir).iterdir())) == 1
 
 
+def test_lease_objects_count_and_are_never_refused(place: ServerPlace) -> None:
+    fill(place, 9)
+    for number in range(3):
+        now(place.server.add_lease(SI, bytes([number]) * 32, CANCEL))
+    leases = len(place.client.objects[lease_key(SI)].data)
+    assert place.index.lease_bytes == leases and place.server.get_stats()["tahoe_s3.lease_bytes"] == leases
+    assert told(place)[0] == max(0, CAPACITY - in_bucket(place) - leases) < SHARE
+    assert place.allocate([0], 500, si=OTHER)[1] == {}
+    for number in range(3, 9):
+        now(place.server.add_lease(SI, bytes([number]) * 32, CANCEL))
+    left = place.store.space.left_bytes
+    assert left is not None and left < 0 and told(place)[0] == 0
+    assert len(overlay_from_json(place.client.objects[lease_key(SI)].data)) == 9
+
+
 def test_a_bucket_that_holds_more_than_that_loses_nothing(tmp_path: Path) -> None:
     """Copied there, or the capacity was lowered."""
     place = ServerPlace(tmp_path, capacity_bytes=CAPACITY)
