@@ -162,6 +162,9 @@ async def test_two_hundred_allocations_at_the_edge(tmp_path: Path, monkeypatch: 
         for wire in wires.both:
             told = (await wire.version())[b"http://allmydata.org/tahoe/protocols/storage/v1"]
             assert 0 < told[b"available-space"] < object_size(size) < told[b"maximum-immutable-share-size"]
+            with pytest.raises(Refused) as refused:
+                await wire.change(b"a mutable file's", {0: ([], [(0, pattern(size))], None)})()
+            assert str(refused.value) == {"foolscap": "allmydata.interfaces.NoSpace", "http": "507"}[wire.name]
         chance.shuffle(uploads)
         for wire, upload in uploads:
             for begin in range(0, size, 700):
