@@ -339,7 +339,7 @@ class S3StorageServer(StorageServer):
         writers: dict[int, ShareWriter] = {}
         if self.readonly_storage or object_size(allocated_size) > MAX_OBJECT_BYTES:
             return writers
-        disk_free_bytes = self._disk_free_for(allocated_size * len(sharenums))
+        disk_free_bytes = self.disk_free_bytes()
         for shnum in sharenums:
             path = str(self.store.spool_path(storage_index, shnum))
             if path in self._bucket_writers:
@@ -347,6 +347,8 @@ class S3StorageServer(StorageServer):
             if len(self._bucket_writers) >= MAX_WRITERS:
                 _log.warn("{count} shares are being uploaded already", count=MAX_WRITERS)
                 break
+            if allocated_size > disk_free_bytes - self.store.space.owed_spool_bytes:
+                disk_free_bytes = self._shed_copies(allocated_size, disk_free_bytes)
             promise = self.store.space.promise(
                 ShareId(storage_index, shnum),
                 bucket_bytes=object_size(allocated_size),
@@ -369,13 +371,12 @@ class S3StorageServer(StorageServer):
             writers[shnum] = self._bucket_writers[path] = writer
         return writers
 
-    def _disk_free_for(self, wanted_bytes: int) -> int:
-        """What the disk has free, after copies of mutable shares were given up where that is what is missing."""
-        free, owed, cache = self.disk_free_bytes(), self.store.space.owed_spool_bytes, self.store.cache
-        missing = wanted_bytes - (free - owed)
-        if 0 < missing <= cache.size_bytes and cache.shed(missing):
-            free = self.disk_free_bytes()
-        return free
+    def _shed_copies(self, wanted_bytes: int, disk_free_bytes: int) -> int:
+        """Give up copies of mutable shares, if their place is all that a share wants. What the disk has free then."""
+        missing = wanted_bytes - (disk_free_bytes - self.store.space.owed_spool_bytes)
+        if missing <= self.store.cache.size_bytes and self.store.cache.shed(missing):
+            return self.disk_free_bytes()
+        return disk_free_bytes
 
     def _tell_of_no_room(self, size_bytes: int) -> None:
         """In the log, once an hour at most."""
