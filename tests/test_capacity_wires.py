@@ -282,8 +282,11 @@ class Life:
 
     async def settle(self) -> None:
         """Somebody asks for shares, so the bucket is asked about what is unsure."""
-        for index in [*self.immutable, *self.mutable]:
-            self.bucket.server.get_buckets(index).addErrback(lambda failure: failure.trap(Unavailable))
+        server = self.bucket.server
+        asked = [server.get_buckets(index) for index in self.immutable]
+        asked += [server.enumerate_mutable_shares(index) for index in self.mutable]
+        for answer in asked:
+            answer.addErrback(lambda failure: failure.trap(Unavailable))
 
     async def break_off(self) -> None:
         await self.wires.foolscap.disconnect()

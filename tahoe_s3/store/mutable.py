@@ -18,8 +18,9 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, TypeVar
 
 from allmydata.interfaces import NoSpace
 from allmydata.storage.common import UnknownMutableContainerVersionError
@@ -41,12 +42,12 @@ from tahoe_s3.store.containers import (
     require_mutable,
 )
 from tahoe_s3.store.index import IMMUTABLE, MUTABLE, ShareRow
-from tahoe_s3.store.keys import ShareId, share_key, si_text
+from tahoe_s3.store.keys import ShareId, share_key, si_text, slot_prefix
 from tahoe_s3.store.objects import put_file
 from tahoe_s3.store.readahead import SMALL_OBJECT_BYTES
 from tahoe_s3.store.scratch import Scratch
 from tahoe_s3.store.space import Promise
-from tahoe_s3.store.versions import Restart, Shared, ShareGone, all_of
+from tahoe_s3.store.versions import MAX_RESTARTS, Restart, Shared, ShareGone, all_of
 
 if TYPE_CHECKING:
     from tahoe_s3.store.store import Store
@@ -99,6 +100,13 @@ class _Changed:
     promise: Promise | None = None
 
 
+class _Deleted(NamedTuple):
+    """What became of a share that was to be deleted."""
+
+    share: ShareId
+    error: BaseException | None
+
+
 class MutableSlots:
     """All mutable slots of the store."""
 
@@ -115,11 +123,22 @@ class MutableSlots:
     def readv(
         self, storage_index: bytes, shnums: Collection[int], readv: ReadVector
     ) -> Generator[Deferred[Any], Any, dict[int, list[bytes]]]:
-        """The ranges of each of these shares that is here (of all, where none is named)."""
-        yield self._store.slots.settle(storage_index)
-        rows = [row for row in self._store.index.shares(storage_index) if not shnums or row.shnum in shnums]
-        answers = yield all_of([self._readv_one(ShareId(storage_index, row.shnum), readv) for row in rows])
-        return {row.shnum: answer for row, answer in zip(rows, answers) if answer is not None}
+        """The ranges of each of these shares that is here (of all, where none is named), as they were at one moment:
+        a read-test-write of several shares is seen whole or not at all."""
+        for _ in range(MAX_RESTARTS):
+            yield self._store.slots.settle(storage_index)
+            before = self._snapshot(storage_index, shnums)
+            answers = yield all_of([self._readv_one(share, readv) for share in before])
+            if self._snapshot(storage_index, shnums) == before:
+                return {share.shnum: answer for share, answer in zip(before, answers) if answer is not None}
+        raise Changed("it was overwritten again and again while it was read",
+                      operation="GetObject", key=slot_prefix(storage_index), kind="changed")  # fmt: skip
+
+    def _snapshot(self, storage_index: bytes, shnums: Collection[int]) -> dict[ShareId, object]:
+        """Equal as long as these shares (all, where none is named) are the same versions."""
+        rows = self._store.index.shares(storage_index)
+        shares = [ShareId(storage_index, row.shnum) for row in rows if not shnums or row.shnum in shnums]
+        return {share: self._store.slots.generation(*share) for share in shares}
 
     @inlineCallbacks
     def length(self, storage_index: bytes, shnum: int) -> Generator[Deferred[Any], Any, int]:
@@ -229,6 +248,10 @@ class MutableSlots:
             raise _changed(key, f"{got.size} bytes, not {row.size}")
         require_mutable(key, got.data)
         container = inspect_bytes(key, got.data)
+        now = store.index.share(*share)
+        if now is not None and now.etag_is_sure and now.etag != got.etag and not row.etag_is_sure:
+            # A read-test-write that began since has told the ETag, and this is what it has put but not answered yet.
+            raise Restart
         current = store.reads.versions.learn(
             share, generation, etag=got.etag, size=got.size, modified_s=got.modified_s, kind=container.head.kind,
             data_length=container.head.data_length, leases=container.leases,
@@ -432,21 +455,20 @@ class MutableSlots:
     ) -> Generator[Deferred[Any], Any, None]:
         gate = DeferredSemaphore(PUTS_AT_ONCE)
         yield all_of([gate.run(self._put, storage_index, one) for one in changed])
+        ends: list[_Deleted] = []
+        if all(one.error is None for one in changed):
+            ends = yield all_of([gate.run(self._delete, ShareId(storage_index, shnum)) for shnum in sorted(gone)])
+        # In one turn of the reactor, so that nobody reads some of it.
         for one in changed:
             share = ShareId(storage_index, one.shnum)
-            try:
-                self._adopt(share, one)
-            except Exception as error:
-                # The bucket has it, and nobody will know: the next who asks must look.
-                self._store.slots.mark_unsure(*share)
-                one.error = error
-        for one in changed:
-            if one.error is not None:
-                raise one.error
-        if not gone:
-            return
-        yield all_of([gate.run(self._delete, ShareId(storage_index, shnum)) for shnum in sorted(gone)])
-        if not self._store.index.shares(storage_index):
+            unnoted = self._note(share, partial(self._adopt, share, one))
+            one.error = one.error or unnoted
+        errors = [one.error for one in changed]
+        errors += [self._note(end.share, partial(self._adopt_deleted, end)) or end.error for end in ends]
+        for error in errors:
+            if error is not None:
+                raise error
+        if gone and not self._store.index.shares(storage_index):
             try:
                 yield self._store.overlay.delete(storage_index)
             except S3Error as error:
@@ -454,6 +476,17 @@ class MutableSlots:
                 self.log.warn(
                     "the lease object of {si} is left over: {error}", si=si_text(storage_index), error=str(error)
                 )
+
+    def _note(self, share: ShareId, note: Callable[[], None]) -> Exception | None:
+        """What the bucket has done, into the index. Where that fails nobody will know: whoever asks next must look."""
+        try:
+            note()
+        except Exception as error:
+            self._store.slots.mark_unsure(*share)
+            self._store.cache.drop(share)
+            self._store.reads.forget(share)
+            return error
+        return None
 
     @inlineCallbacks
     def _put(self, storage_index: bytes, one: _Changed) -> Generator[Deferred[Any], Any, None]:
@@ -486,17 +519,22 @@ class MutableSlots:
         store.cache.adopt(share, one.info.etag, one.path, sha256=one.sha256)
 
     @inlineCallbacks
-    def _delete(self, share: ShareId) -> Generator[Deferred[Any], Any, None]:
-        store = self._store
+    def _delete(self, share: ShareId) -> Generator[Deferred[Any], Any, _Deleted]:
         try:
-            yield store.client.delete(share_key(*share))
-        except S3Error as error:
-            if error.outcome != "not_applied":
-                store.slots.mark_unsure(*share)
-                store.cache.drop(share)
-                store.reads.forget(share)
-            raise
-        store.share_deleted(share)
+            yield self._store.client.delete(share_key(*share))
+        except Exception as error:
+            return _Deleted(share, error)
+        return _Deleted(share, None)
+
+    def _adopt_deleted(self, end: _Deleted) -> None:
+        """Note what became of one delete."""
+        store, share, error = self._store, end.share, end.error
+        if error is None:
+            store.share_deleted(share)
+        elif not isinstance(error, S3Error) or error.outcome != "not_applied":
+            store.slots.mark_unsure(*share)
+            store.cache.drop(share)
+            store.reads.forget(share)
 
     def _off_reactor(self, size: int, work: Callable[..., T], *arguments: Any) -> Deferred[T]:
         """Run it in the reactor's thread pool if it is long."""

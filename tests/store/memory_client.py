@@ -159,6 +159,8 @@ class _Get:
             self.fail(failing.error, outcome=failing.outcome)
         elif self.held is None:
             self.go()
+        elif self.held.apply_first:
+            self._look()
 
     def _closed(self) -> None:
         self.client.window_bytes -= self.length
