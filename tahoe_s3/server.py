@@ -159,13 +159,11 @@ class S3StorageServer(StorageServer):
         return total - self.reserved_space
 
     def get_available_space(self) -> int:
-        """Bytes that a new share may have now: what the bucket and the spool's disk have left beside the uploads under
-        way; 0 when read-only."""
+        """Bytes that there are for new shares: what s3.capacity leaves beside the uploads under way, and what the
+        spool's disk has free; 0 when read-only."""
         if self.readonly_storage:
             return 0
-        # Copies of mutable shares are given up for uploads.
-        disk_free_bytes = self.disk_free_bytes() + self.store.cache.size_bytes
-        return min(self.store.space.room_bytes(disk_free_bytes), MAX_OBJECT_BYTES)
+        return min(self.store.space.room_bytes(self.disk_free_bytes()), MAX_OBJECT_BYTES)
 
     def get_version(self) -> dict[bytes, Any]:
         """As stock, but the largest share is what there may be room for, not what there is room for now.
@@ -340,9 +338,10 @@ class S3StorageServer(StorageServer):
         """Writers while there is room, one by one; none for a share that is being uploaded already. In one turn of the
         reactor, so that what is given to one is not there for another."""
         writers: dict[int, ShareWriter] = {}
-        if self.readonly_storage or object_size(allocated_size) > MAX_OBJECT_BYTES:
+        if object_size(allocated_size) > MAX_OBJECT_BYTES:
             return writers
-        disk_free_bytes = self.disk_free_bytes()
+        # Read-only is a disk with nothing free, as in stock.
+        disk_free_bytes = self._local.get_available_space()
         for shnum in sharenums:
             path = str(self.store.spool_path(storage_index, shnum))
             if path in self._bucket_writers:
@@ -350,7 +349,7 @@ class S3StorageServer(StorageServer):
             if len(self._bucket_writers) >= MAX_WRITERS:
                 _log.warn("{count} shares are being uploaded already", count=MAX_WRITERS)
                 break
-            if allocated_size > disk_free_bytes - self.store.space.owed_spool_bytes:
+            if allocated_size > disk_free_bytes - self.store.space.spool_bytes and not self.readonly_storage:
                 disk_free_bytes = self._shed_copies(allocated_size, disk_free_bytes)
             promise = self.store.space.promise(
                 ShareId(storage_index, shnum),
@@ -376,7 +375,7 @@ class S3StorageServer(StorageServer):
 
     def _shed_copies(self, wanted_bytes: int, disk_free_bytes: int) -> int:
         """Give up copies of mutable shares, if their place is all that a share wants. What the disk has free then."""
-        missing = wanted_bytes - (disk_free_bytes - self.store.space.owed_spool_bytes)
+        missing = wanted_bytes - (disk_free_bytes - self.store.space.spool_bytes)
         if missing <= self.store.cache.size_bytes and self.store.cache.shed(missing):
             return self.disk_free_bytes()
         return disk_free_bytes
@@ -384,7 +383,7 @@ class S3StorageServer(StorageServer):
     def _tell_of_no_room(self, size_bytes: int) -> None:
         """In the log, once an hour at most."""
         now_s = self._now_s()
-        if now_s - self._told_of_no_room_s < TELL_OF_NO_ROOM_S:
+        if self.readonly_storage or now_s - self._told_of_no_room_s < TELL_OF_NO_ROOM_S:
             return
         self._told_of_no_room_s = now_s
         space = self.store.space
@@ -516,7 +515,7 @@ class _LocalServer(StorageServer):
         return self._server.get_shares(storage_index)
 
     def get_available_space(self) -> int:
-        return self._server.disk_free_bytes()
+        return 0 if self._server.readonly_storage else self._server.disk_free_bytes()
 
     def count(self, name: str, delta: int = 1) -> None:
         """The real server counts, on success."""

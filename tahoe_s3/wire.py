@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from typing import Callable, Final, TypeVar
 
-from allmydata.interfaces import NoSpace
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from tahoe_s3.s3errors import S3Error
+from tahoe_s3.store.space import CapacityReached
 
 T = TypeVar("T")
 
@@ -32,7 +32,7 @@ def log_failure(what: str, failure: Failure) -> None:
 
     `what` names the operation, for instance "closing a share".
     """
-    if failure.check(S3Error, NoSpace):
+    if failure.check(S3Error, CapacityReached):
         _log.warn("{what} failed: {error}", what=what, error=str(failure.value))
     elif not failure.check(CancelledError):
         _log.failure("{what} failed", failure=failure, what=what)

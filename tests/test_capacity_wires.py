@@ -164,7 +164,7 @@ async def test_two_hundred_allocations_at_the_edge(tmp_path: Path, monkeypatch: 
             assert 0 < told[b"available-space"] < object_size(size) < told[b"maximum-immutable-share-size"]
             with pytest.raises(Refused) as refused:
                 await wire.change(b"a mutable file's", {0: ([], [(0, pattern(size))], None)})()
-            assert str(refused.value) == {"foolscap": "allmydata.interfaces.NoSpace", "http": "507"}[wire.name]
+            assert str(refused.value) == {"foolscap": "tahoe_s3.store.space.CapacityReached", "http": "507"}[wire.name]
         chance.shuffle(uploads)
         for wire, upload in uploads:
             for begin in range(0, size, 700):
@@ -259,7 +259,7 @@ class Life:
         )  # fmt: skip
         is_exact, left = self.bucket.is_exact, self.bucket.left_bytes
         answer = await self.told(wire.change(index, vectors))
-        if str(answer) in ("507", "allmydata.interfaces.NoSpace"):
+        if str(answer) in ("507", "tahoe_s3.store.space.CapacityReached"):
             self.seen["not grown"] += 1
             assert not is_exact or grows > left, f"{grows} more were refused, and {left} are left"
         elif not isinstance(answer, Refused):
@@ -318,7 +318,7 @@ class Life:
         space = self.bucket.space
         assert self.bucket.is_quiet
         assert not any(upload.parts for upload in self.client.uploads.values()), "paid for, and nobody's"
-        assert (space.promised_bytes, space.spooled_bytes, space.owed_spool_bytes, space._held) == (0, 0, 0, {})
+        assert (space.promised_bytes, space.spooled_bytes, space.spool_bytes, space._held) == (0, 0, 0, {})
         assert self.bucket.place.index.used_bytes == self.bucket.share_bytes
         for share, data in self.stored.items():
             readers = now(self.bucket.server.get_buckets(share.storage_index))

@@ -8,7 +8,8 @@ would grow by more than there is room for. Where a PUT fails, the call fails; sh
 unsure (store/slots.py), the others are what the index says.
 
 Owner: the Store. Thread: the reactor's; large files are copied and hashed in its thread pool. Errors: S3Error, the
-exceptions of Tahoe's own code, NoSpace, DamagedContainerError, OSError where the scratch folder cannot be written.
+exceptions of Tahoe's own code, CapacityReached, DamagedContainerError, OSError where the scratch folder cannot be
+written.
 Limits: FETCHES_AT_ONCE shares of a slot are fetched at once, FETCH_BYTES a request; the scratch folder holds a copy
 of the shares that a call names and links to the others, until the call ends.
 """
@@ -22,7 +23,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, TypeVar
 
-from allmydata.interfaces import NoSpace
 from allmydata.storage.common import UnknownMutableContainerVersionError
 from allmydata.util.assertutil import precondition
 from twisted.internet.defer import Deferred, DeferredSemaphore, inlineCallbacks, maybeDeferred
@@ -46,7 +46,7 @@ from tahoe_s3.store.keys import ShareId, share_key, si_text, slot_prefix
 from tahoe_s3.store.objects import put_file
 from tahoe_s3.store.readahead import SMALL_OBJECT_BYTES
 from tahoe_s3.store.scratch import Scratch
-from tahoe_s3.store.space import Promise
+from tahoe_s3.store.space import CapacityReached, Promise
 from tahoe_s3.store.versions import MAX_RESTARTS, Restart, Shared, ShareGone, all_of
 
 if TYPE_CHECKING:
@@ -332,7 +332,7 @@ class MutableSlots:
         return result, changed, {local.shnum for local in before} - after, folder
 
     def _promise_growth(self, storage_index: bytes, changed: list[_Changed]) -> None:
-        """Room for what the shares grow by, all of them or none: NoSpace, or Unavailable while nobody knows."""
+        """Room for what the shares grow by, all of them or none: CapacityReached, or Unavailable while nobody knows."""
         space = self._store.space
         for one in changed:
             row = self._store.index.share(storage_index, one.shnum)
@@ -341,7 +341,7 @@ class MutableSlots:
             if one.promise is None and not space.is_known:
                 raise Unavailable("the bucket is being listed, so nobody knows yet what it has room for", kind="local")
             if one.promise is None:
-                raise NoSpace(f"no room for {growth} bytes more of a mutable share: s3.capacity is reached")
+                raise CapacityReached(f"no room for {growth} bytes more of a mutable share: s3.capacity is reached")
 
     @inlineCallbacks
     def _bring(

@@ -5,13 +5,14 @@ An upload is promised the bytes of its whole object when it is allocated, and ke
 share or nothing of it can be in the bucket any more: its parts were removed, and what is unsure of it (store/slots.py)
 was settled. So at every moment what the bucket holds of shares is at most what is used and promised here, and that is
 at most the capacity. A mutable share is promised what it grows by. Lease objects are used space too, but nobody asks
-whether there is room for one: a share must not be lost for it. On the disk a share takes the bytes of its data,
-promised likewise; those that were written are counted by the disk itself.
+whether there is room for one: a share must not be lost for it. On the disk a share is promised the bytes of its data
+until its file is gone. As in Tahoe (StorageServer.allocate_buckets) those that were written count twice until then, in
+the promise and in what the disk has free: that errs on the safe side.
 
 Pure accounting: no file, no request, no clock. Every call is a few additions, and what it decides stays decided: two
 allocations cannot be given the same bytes, since nothing else runs on the reactor's thread in between.
 
-Owner: the Store. Thread: the reactor's. Errors: none; what does not fit gets None for an answer. Sizes are bytes.
+Owner: the Store. Thread: the reactor's. Errors: none here; what does not fit gets None for an answer. Sizes are bytes.
 """
 
 from __future__ import annotations
@@ -19,14 +20,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Callable
 
+from allmydata.interfaces import NoSpace
+
 from tahoe_s3.store.keys import ShareId
+
+
+class CapacityReached(NoSpace):
+    """s3.capacity leaves no room for what a mutable share would grow by. Tahoe's own code raises NoSpace for a disk."""
 
 
 @dataclass(eq=False)
 class Promise:
     """What one write under way was promised. Changed by Space only.
 
-    bucket_bytes: of the bucket. spool_bytes: of the disk, of which spooled_bytes lie there already.
+    bucket_bytes: of the bucket. spool_bytes: of the disk, where spooled_bytes of them lie already.
     """
 
     share: ShareId
@@ -60,8 +67,8 @@ class Space:
         self._held: dict[ShareId, list[Promise]] = {}
         #: Bytes of the bucket that are promised and that the index does not count yet.
         self.promised_bytes = 0
-        #: Bytes of the disk that uploads may still take, and those that they have taken.
-        self.owed_spool_bytes = 0
+        #: Bytes of the disk that are promised, and those of them that lie there.
+        self.spool_bytes = 0
         self.spooled_bytes = 0
 
     # what there is
@@ -84,10 +91,10 @@ class Space:
         return self.capacity_bytes - self._used_bytes() - self.promised_bytes
 
     def room_bytes(self, disk_free_bytes: int) -> int:
-        """The largest share that would be taken now, 0 for none; an upper bound while not all is known."""
-        room = disk_free_bytes - self.owed_spool_bytes
+        """What there is for a new share, 0 for nothing; at most that, while not all is known. As in Tahoe the promised
+        bytes of the disk are not taken off."""
         left = self.left_bytes
-        return max(0, room if left is None else min(room, left))
+        return max(0, disk_free_bytes if left is None else min(disk_free_bytes, left))
 
     def most_bytes(self, disk_bytes: int) -> int:
         """The largest share that would ever be taken, if everything were free. `disk_bytes`: all that the disk has
@@ -97,32 +104,31 @@ class Space:
     # promises
 
     def promise(
-        self, share: ShareId, *, bucket_bytes: int, spool_bytes: int = 0, disk_free_bytes: int = 0
+        self, share: ShareId, *, bucket_bytes: int, spool_bytes: int = 0, disk_free_bytes: int | None = None
     ) -> Promise | None:
         """Room for a write, or None where there is none, or where nobody knows yet whether there is.
 
-        What takes nothing more of the bucket is promised always, also where the bucket holds too much.
+        What takes nothing more of the bucket is promised always, also where the bucket holds too much. The disk is
+        not looked at where disk_free_bytes is None.
         """
         left = self.left_bytes
         if bucket_bytes > 0 and left is not None and (bucket_bytes > left or not self.is_known):
             return None
-        if spool_bytes > 0 and spool_bytes > disk_free_bytes - self.owed_spool_bytes:
+        if disk_free_bytes is not None and spool_bytes > disk_free_bytes - self.spool_bytes:
             return None
         self.promised_bytes += bucket_bytes
-        self.owed_spool_bytes += spool_bytes
+        self.spool_bytes += spool_bytes
         return Promise(share, bucket_bytes, spool_bytes)
 
     def spooled(self, promise: Promise, total_bytes: int) -> None:
         """So many bytes of the promised ones lie on the disk by now."""
-        more = total_bytes - promise.spooled_bytes
-        promise.spooled_bytes += more
-        self.spooled_bytes += more
-        self.owed_spool_bytes -= more
+        self.spooled_bytes += total_bytes - promise.spooled_bytes
+        promise.spooled_bytes = total_bytes
 
     def left_the_disk(self, promise: Promise) -> None:
-        """Its file is gone, and what it might still have taken is free. Again changes nothing."""
+        """Its file is gone. Again changes nothing."""
         self.spooled_bytes -= promise.spooled_bytes
-        self.owed_spool_bytes -= promise.spool_bytes - promise.spooled_bytes
+        self.spool_bytes -= promise.spool_bytes
         promise.spool_bytes = promise.spooled_bytes = 0
 
     def end(self, promise: Promise) -> None:

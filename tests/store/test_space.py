@@ -42,7 +42,7 @@ def test_without_a_limit_the_disk_decides() -> None:
     first = account.promised(100, spool_bytes=60, disk_free_bytes=100)
     assert account.promise(100, spool_bytes=60, disk_free_bytes=100) is None
     assert account.space.left_bytes is None and account.space.is_known
-    assert account.space.room_bytes(100) == 40 and account.space.most_bytes(100) == 100
+    assert account.space.room_bytes(100) == 100 and account.space.most_bytes(100) == 100
     account.space.end(first)
     account.space.left_the_disk(first)
     assert (account.space.room_bytes(100), account.space.promised_bytes) == (100, 0)
@@ -82,17 +82,17 @@ def test_nothing_is_given_while_nobody_knows_what_is_used() -> None:
     free.promised(1)
 
 
-def test_bytes_on_the_disk_are_counted_once() -> None:
+def test_bytes_of_the_disk_are_promised_until_the_file_is_gone() -> None:
     account = Account(None)
     space = account.space
     promise = account.promised(100, spool_bytes=100, disk_free_bytes=1000)
-    assert space.room_bytes(1000) == 900
     for written in (30, 30, 70):
         space.spooled(promise, written)
-        assert space.room_bytes(1000 - written) == 900 and space.spooled_bytes == written
+        assert (space.spool_bytes, space.spooled_bytes) == (100, written)
+        assert account.promise(1, spool_bytes=901, disk_free_bytes=1000) is None
     for _ in range(2):
         space.left_the_disk(promise)
-        assert (space.room_bytes(1000), space.spooled_bytes, space.owed_spool_bytes) == (1000, 0, 0)
+        assert (space.spooled_bytes, space.spool_bytes) == (0, 0)
     assert space.promised_bytes == 100, "the bucket may still have it"
 
 
