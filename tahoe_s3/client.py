@@ -22,6 +22,7 @@ from tahoe_s3._native import Engine, Entry, FileRegion, Page, Upload
 from tahoe_s3.clientconfig import ClientConfig
 from tahoe_s3.documents import NOT_XML
 from tahoe_s3.download import Download, ObjectInfo
+from tahoe_s3.metrics import Counters
 from tahoe_s3.s3errors import (
     NOT_FOUND_CODES,
     AccessDenied,
@@ -43,7 +44,7 @@ from tahoe_s3.s3errors import (
     is_unsupported,
 )
 from tahoe_s3.settle import completed_before, written
-from tahoe_s3.transfer import Call, Counters, Priority, ReactorLike, Transfers
+from tahoe_s3.transfer import Call, Priority, ReactorLike, Transfers
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Sequence
@@ -112,7 +113,7 @@ class S3Client:
 
     @property
     def counters(self) -> Counters:
-        """Requests by operation ("PutObject": 3), errors by operation, the last error and when."""
+        """What was asked by operation ("PutObject"), what became of it, the last error and when."""
         return self._transfers.counters
 
     @property

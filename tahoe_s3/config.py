@@ -22,6 +22,8 @@ from allmydata.util.abbreviate import parse_abbreviated_size
 from allmydata.util.time_format import parse_date, parse_duration
 
 from tahoe_s3 import errors
+from tahoe_s3.prices import KEYS as PRICE_KEYS
+from tahoe_s3.prices import Prices, read_prices
 
 BACKEND = "cloud.s3"
 STOCK_BACKEND = "disk"
@@ -51,6 +53,7 @@ KEYS = (
     "s3.max_connections",
     "s3.part_size",
     "s3.prefix",
+    *PRICE_KEYS,
     "s3.region",
     "s3.url",
 )
@@ -119,6 +122,7 @@ class S3Config:
     part_size_bytes: int
     token: str | None = field(repr=False, default=None)
     """The value of x-amz-security-token: `user` or `user,product`; None without DevPay or STS."""
+    prices: Prices = field(default_factory=Prices)
     warnings: tuple[str, ...] = ()
     """Sentences for the log, such as that https is wanted."""
 
@@ -199,6 +203,7 @@ def read_s3_config(config: NodeConfig) -> S3Config:
         max_connections=max_connections,
         part_size_bytes=part_size_bytes,
         token=token,
+        prices=read_prices(lambda key: _get(parser, key)),
         warnings=tuple(warnings),
     )
 

@@ -25,6 +25,7 @@ from twisted.internet.defer import Deferred, DeferredList, inlineCallbacks, mayb
 from twisted.logger import Logger
 
 from tahoe_s3.config import NodeSettings, S3Config
+from tahoe_s3.report import bucket_report, flat_statistics
 from tahoe_s3.status import LeaseChecker, SlotCounter
 from tahoe_s3.store.expiry import Expirer, steady_s
 from tahoe_s3.store.index import IMMUTABLE
@@ -96,6 +97,7 @@ class S3StorageServer(StorageServer):
         self.latencies: dict[str, list[float]] = {category: [] for category in categories}
         self.bucket_counter = SlotCounter(backend.index)
         self._clock = clock
+        self._started_s = self._now_s()
         policy = LeasePolicy(
             enabled=expiration_enabled,
             mode=expiration_mode,
@@ -145,21 +147,22 @@ class S3StorageServer(StorageServer):
         return MAX_OBJECT_BYTES if space is None else int(space)
 
     def get_stats(self) -> dict[str, Any]:
-        """Stock's numbers (of the spool's disk), and ours under tahoe_s3."""
+        """Stock's numbers (disk_*: of the spool's disk), and ours under tahoe_s3."""
         stats: dict[str, Any] = super().get_stats()
-        index = self.store.index
-        stats["tahoe_s3.shares"] = index.share_count
-        stats["tahoe_s3.used_bytes"] = index.used_bytes
-        stats["tahoe_s3.foreign_keys"] = self.store.foreign_keys
-        stats["tahoe_s3.bucket_usable"] = int(self.store.problem is None)
-        counters = self.store.client.counters
-        for name, count in sorted(counters.requests.items()):
-            stats[f"tahoe_s3.requests.{name}"] = count
-        for name, count in sorted(counters.errors.items()):
-            stats[f"tahoe_s3.errors.{name}"] = count
-        for name, value in self.store.client.stats().items():
-            stats[f"tahoe_s3.engine.{name}"] = value
+        if self.store.problem is not None:
+            stats["storage_server.accepting_immutable_shares"] = 0
+        stats.update(flat_statistics(self.store))
         return stats
+
+    def bucket_report(self) -> dict[str, Any]:
+        """What the status page says of the bucket (report.py)."""
+        return bucket_report(
+            self.store,
+            writers=self._bucket_writers.values(),
+            now_s=self._now_s(),
+            started_s=self._started_s,
+            is_readonly=self.readonly_storage,
+        )
 
     def _timed(self, category: str, work: Callable[[], Any]) -> Deferred[Any]:
         """Run it; count it and add its latency, the wait for the bucket included, if it succeeds."""

@@ -17,6 +17,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from tahoe_s3._native import BudgetExhausted, Engine, EngineClosed, EngineForked, QueueFull, Window
+from tahoe_s3.metrics import Counters
 from tahoe_s3.s3errors import Busy, Cancelled, Closed, LocalError, S3Error, Unavailable, from_event
 
 if TYPE_CHECKING:
@@ -108,22 +109,6 @@ def _utc(time_s: float) -> str:
     return datetime.fromtimestamp(time_s, timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
-class Counters:
-    """What was asked of the service since the start; the status page and the tests read it.
-
-    requests: by operation's name, every attempt counted. errors: by operation's name, after all attempts; a 404 is
-    an answer and not counted. last_error: the newest of these, last_error_at_s when, last_answer_at_s when
-    the service last said anything (the reactor's clock; 0.0: never).
-    """
-
-    def __init__(self) -> None:
-        self.requests: dict[str, int] = {}
-        self.errors: dict[str, int] = {}
-        self.last_error: S3Error | None = None
-        self.last_error_at_s = 0.0
-        self.last_answer_at_s = 0.0
-
-
 @implementer(IReadDescriptor)
 class Transfers:
     """Submits to one Engine, waits where it is full, fires Deferreds as its events arrive.
@@ -200,24 +185,20 @@ class Transfers:
             self.log.failure("what waits for a download failed")
 
     def _final(self, call: Call, event: Event) -> None:
-        counters = self.counters
-        name = call.operation
-        counters.requests[name] = counters.requests.get(name, 0) + event.attempts
-        failure = event.failure
+        counters, now_s = self.counters, self._reactor.seconds()
+        counters.ended(call.operation, now_s=now_s, attempts=event.attempts, total_us=event.total_us,
+                       bytes_up=event.bytes_up, bytes_down=event.bytes_down)
         if event.server_time_s is not None:
-            now_s = self._reactor.seconds()
             counters.last_answer_at_s = now_s
             self.clock_difference_s = event.server_time_s - now_s
         if abs(event.skew_s - self._skew_s) > SKEW_TOLD_S:
             self._tell_skew(event.skew_s)
-        if failure is None:
+        if event.failure is None:
+            counters.succeeded(now_s)
             call.finish(event)
             return
-        error = from_event(event, operation=name, method=call.method, key=call.key)
-        if failure.status != 404 and not isinstance(error, (Cancelled, Closed)):
-            counters.errors[name] = counters.errors.get(name, 0) + 1
-            counters.last_error = error
-            counters.last_error_at_s = self._reactor.seconds()
+        error = from_event(event, operation=call.operation, method=call.method, key=call.key)
+        counters.failed(error, now_s)
         call.finish(error)
 
     def _tell_skew(self, skew_s: int) -> None:

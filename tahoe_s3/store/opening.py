@@ -168,6 +168,7 @@ class Opening:
                 raise sentence from None
             raise
         self._store.problem = None
+        self._store.mark = self._mark
         _log.info(
             "{count} shares of {used} bytes in the bucket {bucket}; {foreign} keys there are not ours",
             count=self._store.index.share_count, used=self._store.index.used_bytes,
@@ -332,6 +333,7 @@ def open_store(
             index.abandon()
         yield client.close()
         raise
+    store.config = config
     opening = Opening(reactor, place, store, make_client)
     try:
         yield opening.run()

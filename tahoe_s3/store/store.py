@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any, Callable
@@ -22,12 +22,14 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from tahoe_s3.client import NotFound, ObjectInfo, Priority, S3Client, S3Error, Unavailable
+from tahoe_s3.config import S3Config
 from tahoe_s3.store.cache import MutableCache
 from tahoe_s3.store.index import Index, ShareRow
 from tahoe_s3.store.keys import OWNER_KEY, ShareId, share_key, si_text
 from tahoe_s3.store.learning import learn_leases
 from tahoe_s3.store.mutable import MutableSlots
 from tahoe_s3.store.overlay import Overlays
+from tahoe_s3.store.ownership import OwnerMark
 from tahoe_s3.store.slots import Slots
 from tahoe_s3.store.windows import ReadCache
 
@@ -41,12 +43,16 @@ CACHE_BUDGET_BYTES = 256 * 1024 * 1024
 INCOMING = "incoming"
 CACHE = "cache"
 INDEX = "index.sqlite"
+#: How many failed requests are remembered for the status page, and under which name the index keeps the day's counts.
+RECENT_ERRORS = 20
+TODAY = "requests of today"
 
 
 class Store:
     """The shares of one bucket and prefix. Made by store.opening, closed by the storage server.
 
-    `problem` is None while the bucket can be used; else one sentence why nothing can be answered yet.
+    `problem` is None while the bucket can be used; else one sentence why nothing can be answered yet. `config` and
+    `mark` are for the status page: what store.opening was given, and the owner's mark once it lies in the bucket.
     """
 
     log = Logger()
@@ -59,6 +65,12 @@ class Store:
         self.index = index
         self.part_size_bytes = part_size_bytes
         self.problem: str | None = None
+        self.config: S3Config | None = None
+        self.mark: OwnerMark | None = None
+        #: When (epoch seconds) requests to the service failed lately, and how.
+        self.recent_errors: deque[tuple[float, str]] = deque(maxlen=RECENT_ERRORS)
+        client.counters.on_error = self._note_error
+        self._recall_today()
         #: Keys in the bucket that are not of our layout; left alone.
         self.foreign_keys = 0
         self.incoming_dir = local_dir / INCOMING
@@ -81,6 +93,18 @@ class Store:
         self._timers: set[DelayedCall] = set()
         self._closed = False
         self._stopping = False
+
+    def _note_error(self, at_s: float, error: S3Error) -> None:
+        self.recent_errors.append((at_s, str(error)))
+
+    def _recall_today(self) -> None:
+        """Go on counting today's requests where the node's last run left off, if its index was kept."""
+        text = self.index.recall(TODAY)
+        if text is not None:
+            try:
+                self.client.counters.from_text(text, self.reactor.seconds())
+            except ValueError:
+                self.log.warn("what the index kept of today's requests cannot be read; they are counted from now on")
 
     def require_ready(self) -> None:
         """Raise Unavailable while the bucket has not been seen since the start: an error is not an absence."""
@@ -255,6 +279,7 @@ class Store:
     def _close_index(self, *, is_clean: bool) -> None:
         try:
             if is_clean:
+                self.index.remember(TODAY, self.client.counters.to_text(self.reactor.seconds()))
                 self.index.close()
                 return
         except (sqlite3.Error, OSError):

@@ -99,6 +99,10 @@ class Parts:
         start = (number - 1) * self.part_size
         return start, min(self.part_size, self._size - start)
 
+    @property
+    def arrived_bytes(self) -> int:
+        return sum(self.region(number)[1] for number in self.etags)
+
     def is_queued(self, number: int) -> bool:
         return number in self._queued
 
@@ -241,6 +245,12 @@ class ShareWriter(BucketWriter):
 
     def __repr__(self) -> str:
         return f"<ShareWriter {self.key}>"
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        """How many bytes of the data have been written, and how many of the object have arrived in the bucket."""
+        written = sum(chunk.stop - chunk.start for chunk in self._already_written.ranges())
+        return written, 0 if self._parts is None else self._parts.arrived_bytes
 
     # writing
 

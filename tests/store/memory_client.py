@@ -304,7 +304,7 @@ class MemoryClient:
         """Note a request; the failure that was ordered for it, if any."""
         self.answered = True
         self.requests[operation] += 1
-        self.counters.requests[operation] = self.counters.requests.get(operation, 0) + 1
+        self.counters.ended(operation, now_s=0.0 if self._clock is None else self._clock.seconds(), attempts=1)
         self.keys_asked.append((operation, key))
         for failing in self._failing:
             if failing.operation == operation and failing.key in (None, key):
