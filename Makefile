@@ -5,6 +5,7 @@
 #   make lint ctest sanitize pytest tahoe-suites installs bench    parts of it, and more
 #   make exits         a thousand processes end, and one forks a hundred times, in the middle of TLS transfers
 #   make sanitize-python tsan-python valgrind-python dev-python debug-python    the engine's Python tests, watched
+#   make screenshots   the status page's pictures in docs/images, taken with chromium
 #   make bench-compare ours and the alternatives side by side, see benchmarks/README.rst
 #   make clean         removes what these made
 # PYTHON is the interpreter that the virtualenv in VENV is made with.
@@ -22,9 +23,9 @@ CLANG ?= $(firstword $(foreach name,clang clang-19 clang-16 clang-14,$(shell com
 WARN = -std=c11 -Wall -Wextra -Wconversion -Wshadow -Werror
 
 .PHONY: help demo test venv packages lint types cwarn ctest sanitize pytest tahoe-suites installs bench bench-compare clean
-.PHONY: exits sanitize-python sanitize-python-quick tsan-python valgrind-python dev-python debug-python
+.PHONY: screenshots exits sanitize-python sanitize-python-quick tsan-python valgrind-python dev-python debug-python
 help:
-	@sed -n '2,10s/^# //p' Makefile
+	@sed -n '2,11s/^# //p' Makefile
 
 demo: venv
 	$(BIN)/python -m tests.live.demo
@@ -112,6 +113,15 @@ tahoe-suites: venv
 
 installs: venv
 	$(BIN)/python -m tests.installs
+
+# The pages of real nodes in a real browser, and what makes pictures small.
+screenshots: venv
+	@command -v chromium >/dev/null || test "$$(id -u)" = 0 || \
+	    { echo "tahoe-s3: as root: apt-get install chromium fonts-dejavu-core"; exit 1; }
+	@command -v chromium >/dev/null || { apt-get -qq update && DEBIAN_FRONTEND=noninteractive \
+	    apt-get -qq install -y --no-install-recommends chromium fonts-dejavu-core; } >/dev/null
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check Pillow
+	$(BIN)/python -m tests.live.screenshots docs/images
 
 bench: venv
 	$(BIN)/python benchmarks/put_get.py

@@ -182,7 +182,7 @@ def _paid(report: dict[str, Any]) -> Tag:
         ("Sent", "bytes_up", "", abbreviate_space),
         ("Received", "bytes_down", "transfer_out", abbreviate_space),
     ]
-    head = ["", f"Today, since {today['since'][11:16]} UTC", f"Since {_when(since_start['since'])}"]
+    head = ["", f"Today, since {today['since'][11:16]} UTC", f"Since the node's start, {_when(since_start['since'])}"]
     body = [
         _row(name, [_with_cost(column, key, price, shown, currency) for column in (today, since_start)])
         for name, key, price, shown in rows

@@ -37,8 +37,8 @@ PRICES = {
 }  # fmt: skip
 
 
-def take(url: str, path: Path) -> None:
-    """A picture of a page as wide as a browser's window, down to the end of what is on it."""
+def take(url: str, path: Path, *, height: int = HEIGHT) -> None:
+    """A picture of a page as wide as a browser's window, down to the end of what is on it, or `height`."""
     from PIL import Image, ImageChops
 
     with tempfile.TemporaryDirectory(prefix="tahoe-s3-browser-") as folder:
@@ -51,7 +51,9 @@ def take(url: str, path: Path) -> None:
         page = Image.open(raw).convert("RGB")
         white = Image.new("RGB", page.size, (255, 255, 255))
         _, _, _, bottom = ImageChops.difference(page, white).getbbox() or (0, 0, WIDTH, HEIGHT)
-        small = page.crop((0, 0, WIDTH, min(HEIGHT, bottom + MARGIN))).quantize(32, dither=Image.Dither.NONE)
+        cropped = page.crop((0, 0, WIDTH, min(height, bottom + MARGIN)))
+        # Few colours, and rare ones among them.
+        small = cropped.quantize(48, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
         small.save(path, optimize=True)
     size = path.stat().st_size
     if size > MAX_BYTES:
@@ -124,7 +126,7 @@ def without_bucket(service: SeaweedFS, node: StorageNode, client: ClientNode, pa
             continue
         raise SystemExit("the client was served without a bucket")
     wait_for(node, "a sentence on the page", lambda report: report["last_request_failed"] or not report["usable"])
-    take(node.url() + "/storage", path)
+    take(node.url() + "/storage", path, height=1500)
 
 
 def main() -> int:
