@@ -65,6 +65,17 @@ class Operation:
         self.errors: dict[str, int] = {}
         self.buckets = [0] * (len(_BOUNDS_US) + 1)
 
+    def add(self, other: Operation) -> None:
+        self.attempts += other.attempts
+        self.retries += other.retries
+        self.ended += other.ended
+        self.bytes_up += other.bytes_up
+        self.bytes_down += other.bytes_down
+        self.total_us += other.total_us
+        self.buckets = [mine + more for mine, more in zip(self.buckets, other.buckets)]
+        for code, count in other.errors.items():
+            self.errors[code] = self.errors.get(code, 0) + count
+
     @property
     def total_s(self) -> float:
         return self.total_us / 1_000_000
@@ -183,6 +194,12 @@ class Counters:
         self.last_error, self.last_error_at_s = error, now_s
         if self.on_error is not None:
             self.on_error(now_s, error)
+
+    def add(self, other: Counters, now_s: float) -> None:
+        """Count what another client of the same service was told, once, at its end."""
+        self.today(now_s)
+        for name, counted in other.by_operation.items():
+            self.by_operation.setdefault(name, Operation()).add(counted)
 
     # sums
 

@@ -47,6 +47,19 @@ def test_a_latency_at_a_bound_belongs_below_it(us: int, place: int) -> None:
     assert counted.cumulative()[place:] == [1] * (len(BOUNDS_S) + 1 - place)
 
 
+def test_two_clients_counts_together() -> None:
+    one, other = Counters(), Counters()
+    end(one, "GetObject", bytes_down=5, total_us=5_000)
+    end(other, "GetObject", attempts=2, bytes_down=7, total_us=6_000)
+    end(other, "ListObjectsV2", total_us=70_000_000)
+    other.failed(Unavailable("", operation="GetObject", kind="timeout"), NOON_S)
+    one.add(other, NOON_S)
+    get = one.by_operation["GetObject"]
+    assert (get.attempts, get.retries, get.ended, get.bytes_down, get.total_us) == (3, 1, 2, 12, 11_000)
+    assert (get.errors, get.buckets[:2], one.by_operation["ListObjectsV2"].buckets[-1]) == ({"timeout": 1}, [1, 1], 1)
+    assert one.today(NOON_S)[0] == Totals(puts=1, gets=3, bytes_down=12)
+
+
 def test_what_part_stayed_below() -> None:
     counters = Counters()
     for us in (1_000, 2_000, 40_000, 70_000_000):

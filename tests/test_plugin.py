@@ -154,7 +154,7 @@ async def test_a_node_on_a_bucket(folder: Callable[..., Path], s3server: S3Serve
 
 @ensureDeferred
 async def test_the_web_pages_of_a_node_on_a_bucket(folder: Callable[..., Path], s3server: S3Server) -> None:
-    basedir = folder(keys(s3server))
+    basedir = folder(keys(s3server, s3__prefix="grids/storage1"))
     config = basedir / "tahoe.cfg"
     config.write_text(config.read_text().replace("[storage]", "web.port = tcp:0:interface=127.0.0.1\n[storage]"))
     node = await client.create_client(str(basedir))
@@ -163,7 +163,10 @@ async def test_the_web_pages_of_a_node_on_a_bucket(folder: Callable[..., Path], 
     request = DummyRequest([b""])
     request.args, request.dont_apply_extra_processing = {b"t": [b"json"]}, True
     page = storage.StorageStatus(node.getServiceNamed("storage"), "as web.root does it")
-    assert json.loads(page.render(request))["tahoe_s3"]["bucket"] == "bucket"
+    report = json.loads(page.render(request))["tahoe_s3"]
+    assert (report["bucket"], report["prefix"]) == ("bucket", "grids/storage1/")
+    counted = {name: row["requests"] for name, row in report["operations"].items()}
+    assert counted == s3server.count(), "also those above the prefix"
     request.args = {b"t": [b"openmetrics"]}
     assert b"\ntahoe_s3_bucket_usable 1\n" in root.children[b"statistics"].render(request)
     await stop(node)

@@ -231,6 +231,7 @@ class Opening:
             # Credentials that may see our prefix only: then nobody could have given them the one above either.
             return
         finally:
+            self._client.counters.add(other.counters, self._reactor.seconds())
             yield other.close()
         if mark is not None:
             raise errors.OwnedByAnother(
