@@ -81,14 +81,15 @@ def _when(iso: str) -> str:
 def _state(report: dict[str, Any]) -> Tag:
     if not report["usable"]:
         return _box("bad", tags.strong("The bucket cannot be used. "), _sentence(report["problem"]))
+    if report["trouble"] is not None:
+        said = _sentence(report["trouble"])
+        return _box("bad", tags.strong("Requests to the bucket fail. "), _last_success(report), said)
     if report["last_request_failed"]:
-        last = report["last_success_at"]
-        since = f"None has succeeded since {_when(last)}. " if last else "None has succeeded yet. "
         said = f"At {_when(report['last_error_at'])}: {report['last_error']}"
-        return _box("bad", tags.strong("The last request to the bucket failed. "), since, said)
+        return _box("doubt", tags.strong("The last request to the bucket failed. "), _last_success(report), said)
     rebuild = report["rebuild"]
     if rebuild is not None and not rebuild["complete"]:
-        return _box("doubt", tags.strong("In use, while the index is rebuilt. "), _progress(rebuild["progress"]))
+        return _box("doubt", tags.strong("In use, while the bucket is being listed. "), _progress(rebuild))
     if report["readonly"]:
         return _box("doubt", tags.strong("In use, read-only. "), "tahoe.cfg says so: no new share is accepted.")
     return _box("good", tags.strong("In use. "), _last_answer(report))
@@ -102,9 +103,17 @@ def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
 
 
-def _progress(progress: Any) -> str:
-    """What store.rebuild says of itself: a sentence, or the part that is done."""
-    return f"{100 * progress:.0f}% done." if isinstance(progress, (int, float)) else f"{progress}"
+def _last_success(report: dict[str, Any]) -> str:
+    last = report["last_success_at"]
+    return f"None has succeeded since {_when(last)}. " if last else "None has succeeded yet. "
+
+
+def _progress(rebuild: dict[str, Any]) -> str:
+    known = "The index answers for all of it." if rebuild["index_answers_for_all"] else (
+        "What has not been listed is looked up when a client asks for it."
+    )  # fmt: skip
+    halted = f" It does not go on at the moment: {_sentence(rebuild['problem'])}" if rebuild["problem"] else ""
+    return f"{100 * rebuild['part']:.0f}% of it, {count(rebuild['keys'])} keys so far. {known}{halted}"
 
 
 def _last_answer(report: dict[str, Any]) -> str:
@@ -116,12 +125,13 @@ def _last_answer(report: dict[str, Any]) -> str:
 
 
 def _facts(report: dict[str, Any]) -> Tag:
+    so_far = "" if report["counts_are_complete"] else " so far; not all of the bucket is known yet"
     rows: list[tuple[str, Shown]] = [
         ("Service", f"{report['service'] or 'not known'}, region {report['region']}"),
         ("Bucket", report["bucket"] or "not known"),
         ("Prefix", report["prefix"] or "none"),
         ("Owner", _owner(report["owner"])),
-        ("Shares", f"{count(report['shares'])} of {count(report['storage_indexes'])} files and directories"),
+        ("Shares", f"{count(report['shares'])} of {count(report['storage_indexes'])} files and directories{so_far}"),
         ("Their size in the bucket", size(report["share_bytes"])),
         ("Lease objects", size(report["lease_bytes"])),
         ("Keys that are not ours", count(report["foreign_keys"])),
@@ -146,7 +156,9 @@ def _capacity(report: dict[str, Any]) -> str:
     capacity = report["capacity_bytes"]
     if capacity is None:
         return "no limit given"
-    return f"{size(capacity)}, {100 * report['share_bytes'] / capacity:.1f}% used" if capacity else size(capacity)
+    promised = report["promised_bytes"]
+    more = f", {abbreviate_space(promised)} promised to uploads" if promised else ""
+    return f"{size(capacity)}, {100 * report['share_bytes'] / capacity:.1f}% used{more}"
 
 
 def _uploads(uploads: dict[str, int]) -> str:

@@ -54,6 +54,13 @@ def versions() -> dict[str, str]:
     }
 
 
+def knows_all(store: Store) -> bool:
+    """Whether the index has all that is in the bucket: kept from the last run, or rebuilt in this one."""
+    rebuild = getattr(store, "rebuild", None)
+    is_listed = rebuild is None or rebuild.answers_for_all
+    return store.index.was_kept or (is_listed and (store.mark is not None or store.problem is None))
+
+
 def flat_statistics(store: Store) -> dict[str, int | float]:
     """Numbers by name, for Tahoe's get_stats(): letters, digits, dots and underscores only."""
     index, client, counters = store.index, store.client, store.client.counters
@@ -101,12 +108,13 @@ def bucket_report(
         **_state(store),
         "readonly": is_readonly,
         "owner": _owner(store),
+        "counts_are_complete": knows_all(store),
         "shares": index.share_count,
         "share_bytes": index.used_bytes,
         "storage_indexes": index.slot_count,
         "lease_bytes": getattr(index, "lease_bytes", None),
         "foreign_keys": store.foreign_keys,
-        "capacity_bytes": getattr(config, "capacity", None),
+        **_space(store),
         "uploads": _uploads(writers),
         "rebuild": _rebuild(store),
         "requests": _requests(store.client.counters, prices, now_s=now_s, started_s=started_s),
@@ -127,9 +135,11 @@ def _state(store: Store) -> dict[str, Any]:
     """Can the bucket be used, and if not, why; how the last requests went."""
     counters = store.client.counters
     failing = counters.last_error is not None and counters.last_error_at_s > counters.last_success_at_s
+    trouble = getattr(getattr(store, "health", None), "trouble", None)
     return {
         "usable": store.problem is None,
         "problem": None if store.problem is None else printable(store.problem),
+        "trouble": None if trouble is None else printable(trouble),
         "last_request_failed": failing,
         "last_error": None if counters.last_error is None else printable(str(counters.last_error)),
         "last_error_at": iso(counters.last_error_at_s) if counters.last_error is not None else None,
@@ -156,9 +166,28 @@ def _uploads(writers: Iterable[Writer]) -> dict[str, int]:
     return {"count": count, "allocated_bytes": allocated, "written_bytes": written, "arrived_bytes": arrived}
 
 
+def _space(store: Store) -> dict[str, int | None]:
+    """s3.capacity, and what of it uploads under way were promised."""
+    space = getattr(store, "space", None)
+    if space is None:
+        return {"capacity_bytes": None, "promised_bytes": None}
+    return {"capacity_bytes": space.capacity_bytes, "promised_bytes": space.promised_bytes}
+
+
 def _rebuild(store: Store) -> dict[str, Any] | None:
+    """How far the listing has come that every start makes."""
     rebuild = getattr(store, "rebuild", None)
-    return None if rebuild is None else {"complete": rebuild.is_complete, "progress": rebuild.progress}
+    if rebuild is None:
+        return None
+    progress = rebuild.progress
+    return {
+        "complete": progress.is_complete,
+        "index_answers_for_all": progress.answers_for_all,
+        "keys": progress.keys,
+        "part": progress.part,
+        "since": None if progress.since_s is None else iso(progress.since_s),
+        "problem": None if progress.problem is None else printable(progress.problem),
+    }
 
 
 def _requests(counters: Counters, prices: Prices, *, now_s: float, started_s: float) -> dict[str, Any]:

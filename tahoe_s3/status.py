@@ -21,13 +21,15 @@ _NO_CYCLE = {
 
 
 class SlotCounter:
-    """Takes the place of the bucket-counting crawler."""
+    """Takes the place of the bucket-counting crawler. `knows_all`: whether the index has the whole bucket."""
 
-    def __init__(self, index: Index) -> None:
+    def __init__(self, index: Index, knows_all: Callable[[], bool]) -> None:
         self._index = index
+        self._knows_all = knows_all
 
     def get_state(self) -> dict[str, Any]:
-        return {"last-complete-bucket-count": self._index.slot_count}
+        """The count is None, "not computed yet", while only a part of the bucket is known."""
+        return {"last-complete-bucket-count": self._index.slot_count if self._knows_all() else None}
 
     def get_progress(self) -> dict[str, Any]:
         return dict(_NO_CYCLE)

@@ -183,6 +183,41 @@ def test_requests_that_fail_are_told_until_one_succeeds(place: ServerPlace) -> N
     assert "In use." in said and said.count("GET k: 404 NoSuchBucket") == 1
 
 
+def test_while_the_bucket_is_listed(place: ServerPlace, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.upload(pattern(50))
+    progress = SimpleNamespace(
+        is_complete=False, answers_for_all=False, keys=12_000, part=0.125, since_s=START_S, problem=HOSTILE
+    )  # fmt: skip
+    rebuild = SimpleNamespace(answers_for_all=False, progress=progress)
+    monkeypatch.setattr(place.store, "rebuild", rebuild, raising=False)
+    page = html(place)
+    said = text_of(page)
+    assert "In use, while the bucket is being listed. 12% of it, 12,000 keys so far. What has not been" in said
+    assert "It does not go on at the moment: <script>alert" in said and "<script" not in page
+    assert "1 of 1 files and directories so far; not all of the bucket is known yet" in said
+    assert "Total buckets: Not computed yet" in said
+    report = in_json(place)
+    assert report["rebuild"]["since"] == "2026-09-21T14:13:20Z" and report["counts_are_complete"] is False
+    assert "storage_server.total_bucket_count" not in place.server.get_stats()
+    rebuild.answers_for_all = progress.answers_for_all = True
+    progress.problem = None
+    said = text_of(html(place))
+    assert "so far. The index answers for all of it." in said and "1 of 1 files and directories Their" in said
+    progress.is_complete = True
+    assert "In use. The service" in text_of(html(place)) or "In use. Service" in text_of(html(place))
+
+
+def test_a_capacity_and_a_service_in_trouble(place: ServerPlace, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.upload(pattern(866))
+    space = SimpleNamespace(capacity_bytes=10_000_000, promised_bytes=2_000_000)
+    monkeypatch.setattr(place.store, "space", space, raising=False)
+    monkeypatch.setattr(place.store, "health", SimpleNamespace(trouble="nothing comes"), raising=False)
+    said = text_of(html(place))
+    assert "Capacity (s3.capacity) 10.00 MB (10,000,000 bytes), 0.0% used, 2.00 MB promised to uploads" in said
+    assert "Requests to the bucket fail. None has succeeded yet. Nothing comes." in said
+    assert samples(ask(statistics(place.server), "openmetrics"))["tahoe_s3_capacity_bytes", ()] == 10_000_000
+
+
 def test_only_the_last_errors_are_kept(place: ServerPlace) -> None:
     for number in range(50):
         place.client.counters.failed(Unavailable(f"number {number}.", operation="GetObject", kind="timeout"), START_S)
@@ -242,6 +277,7 @@ def test_a_node_that_has_just_begun_has_a_page(tmp_path: Path) -> None:
 
 SCHEMA: dict[str, Any] = {
     "service": str, "region": str, "bucket": str, "prefix": str, "usable": bool, "problem": type(None),
+    "trouble": type(None), "counts_are_complete": bool, "promised_bytes": object,
     "last_request_failed": bool, "last_error": type(None), "last_error_at": type(None), "last_success_at": object,
     "last_answer_at": object, "readonly": bool, "owner": {"nodeid": str, "instance": str, "since": str},
     "shares": int, "share_bytes": int, "storage_indexes": int, "lease_bytes": object, "foreign_keys": int,
