@@ -160,14 +160,17 @@ class Counters:
     # what the client tells
 
     def ended(
-        self, name: str, *, now_s: float, attempts: int, total_us: int = 0, bytes_up: int = 0, bytes_down: int = 0
-    ) -> None:
-        """A request has ended, well or not."""
+        self, name: str, *, now_s: float, attempts: int, total_us: int = 0, bytes_up: int = 0, bytes_down: int = 0,
+        well: bool = True,
+    ) -> None:  # fmt: skip
+        """A request has ended, `well` or not; after that failed() is called too."""
         if not self._day_starts_s <= now_s < self._day_ends_s:
             self._begin_day(now_s)
         counted = self.by_operation.get(name)
         if counted is None:
             counted = self.by_operation[name] = Operation()
+        if well:
+            self.last_success_at_s = now_s
         if not attempts:
             return  # it was given up before it was sent
         counted.attempts += attempts
@@ -178,12 +181,8 @@ class Counters:
         counted.total_us += total_us
         counted.buckets[bisect_left(_BOUNDS_US, total_us)] += 1
 
-    def succeeded(self, now_s: float) -> None:
-        """The request that ended() was told of did."""
-        self.last_success_at_s = now_s
-
     def failed(self, error: S3Error, now_s: float) -> None:
-        """It did not. What is_an_answer() is not counted."""
+        """How a request that ended badly did. What is_an_answer() is not counted."""
         if is_an_answer(error):
             return
         codes = self.by_operation.setdefault(error.operation, Operation()).errors

@@ -186,18 +186,19 @@ class Transfers:
 
     def _final(self, call: Call, event: Event) -> None:
         counters, now_s = self.counters, self._reactor.seconds()
-        counters.ended(call.operation, now_s=now_s, attempts=event.attempts, total_us=event.total_us,
-                       bytes_up=event.bytes_up, bytes_down=event.bytes_down)
+        name = call.operation
+        failure = event.failure
+        counters.ended(name, now_s=now_s, attempts=event.attempts, total_us=event.total_us, bytes_up=event.bytes_up,
+                       bytes_down=event.bytes_down, well=failure is None)
         if event.server_time_s is not None:
             counters.last_answer_at_s = now_s
             self.clock_difference_s = event.server_time_s - now_s
         if abs(event.skew_s - self._skew_s) > SKEW_TOLD_S:
             self._tell_skew(event.skew_s)
-        if event.failure is None:
-            counters.succeeded(now_s)
+        if failure is None:
             call.finish(event)
             return
-        error = from_event(event, operation=call.operation, method=call.method, key=call.key)
+        error = from_event(event, operation=name, method=call.method, key=call.key)
         counters.failed(error, now_s)
         call.finish(error)
 

@@ -169,16 +169,15 @@ def test_a_bucket_that_cannot_be_used(place: ServerPlace) -> None:
 def test_requests_that_fail_are_told_until_one_succeeds(place: ServerPlace) -> None:
     counters = place.client.counters
     counters.ended("GetObject", now_s=START_S, attempts=1)
-    counters.succeeded(START_S)
     details = {"operation": "GetObject", "method": "GET", "key": "k", "status": 404, "code": "NoSuchBucket"}
     error = NoSuchBucket("no such bucket", **details)  # type: ignore[arg-type]
-    counters.ended("GetObject", now_s=START_S + 9, attempts=1)
+    counters.ended("GetObject", now_s=START_S + 9, attempts=1, well=False)
     counters.failed(error, START_S + 9)
     said = text_of(html(place))
     assert "The last request to the bucket failed. None has succeeded since 2026-09-21 14:13:20 UTC." in said
     assert "At 2026-09-21 14:13:29 UTC: GET k: 404 NoSuchBucket (no such bucket)" in said
     assert said.count("GET k: 404 NoSuchBucket") == 2, "it is under the last errors too"
-    counters.succeeded(START_S + 10)
+    counters.ended("GetObject", now_s=START_S + 10, attempts=1)
     said = text_of(html(place))
     assert "In use." in said and said.count("GET k: 404 NoSuchBucket") == 1
 
@@ -214,7 +213,7 @@ def test_a_capacity_and_a_service_in_trouble(place: ServerPlace, monkeypatch: py
     monkeypatch.setattr(place.store, "health", SimpleNamespace(trouble="nothing comes"), raising=False)
     said = text_of(html(place))
     assert "Capacity (s3.capacity) 10.00 MB (10,000,000 bytes), 0.0% used, 2.00 MB promised to uploads" in said
-    assert "Requests to the bucket fail. None has succeeded yet. Nothing comes." in said
+    assert "Requests to the bucket fail. None has succeeded since 2026-09-21 14:13:20 UTC. Nothing comes." in said
     assert samples(ask(statistics(place.server), "openmetrics"))["tahoe_s3_capacity_bytes", ()] == 10_000_000
 
 

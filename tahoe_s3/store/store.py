@@ -65,12 +65,6 @@ class Store:
         self.index = index
         self.part_size_bytes = part_size_bytes
         self.problem: str | None = None
-        self.config: S3Config | None = None
-        self.mark: OwnerMark | None = None
-        #: When (epoch seconds) requests to the service failed lately, and how.
-        self.recent_errors: deque[tuple[float, str]] = deque(maxlen=RECENT_ERRORS)
-        client.counters.on_error = self._note_error
-        self._recall_today()
         #: Keys in the bucket that are not of our layout; left alone.
         self.foreign_keys = 0
         self.incoming_dir = local_dir / INCOMING
@@ -93,6 +87,12 @@ class Store:
         self._timers: set[DelayedCall] = set()
         self._closed = False
         self._stopping = False
+        self.config: S3Config | None = None
+        self.mark: OwnerMark | None = None
+        #: When (epoch seconds) requests to the service failed lately, and how.
+        self.recent_errors: deque[tuple[float, str]] = deque(maxlen=RECENT_ERRORS)
+        client.counters.on_error = self._note_error
+        self._recall_today()
 
     def _note_error(self, at_s: float, error: S3Error) -> None:
         self.recent_errors.append((at_s, str(error)))
