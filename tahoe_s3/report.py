@@ -61,6 +61,12 @@ def knows_all(store: Store) -> bool:
     return store.index.was_kept or (is_listed and (store.mark is not None or store.problem is None))
 
 
+def listed_part(store: Store) -> float:
+    """How much of the bucket this start has listed, from 0 to 1."""
+    rebuild = getattr(store, "rebuild", None)
+    return 1.0 if rebuild is None or rebuild.progress.is_complete else float(rebuild.progress.part)
+
+
 def flat_statistics(store: Store) -> dict[str, int | float]:
     """Numbers by name, for Tahoe's get_stats(): letters, digits, dots and underscores only."""
     index, client, counters = store.index, store.client, store.client.counters

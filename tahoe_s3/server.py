@@ -25,7 +25,7 @@ from twisted.internet.defer import Deferred, DeferredList, inlineCallbacks, mayb
 from twisted.logger import Logger
 
 from tahoe_s3.config import NodeSettings, S3Config
-from tahoe_s3.report import bucket_report, flat_statistics, knows_all
+from tahoe_s3.report import bucket_report, flat_statistics, knows_all, listed_part
 from tahoe_s3.status import LeaseChecker, SlotCounter
 from tahoe_s3.store.expiry import Expirer, steady_s
 from tahoe_s3.store.index import IMMUTABLE
@@ -95,7 +95,9 @@ class S3StorageServer(StorageServer):
             self.stats_provider.register_producer(self)
         categories = ["allocate", "write", "close", "read", "get", "writev", "readv", "add-lease", "renew", "cancel"]
         self.latencies: dict[str, list[float]] = {category: [] for category in categories}
-        self.bucket_counter = SlotCounter(backend.index, lambda: knows_all(backend))
+        self.bucket_counter = SlotCounter(
+            backend.index, knows_all=lambda: knows_all(backend), listed_part=lambda: listed_part(backend)
+        )
         self._clock = clock
         self._started_s = self._now_s()
         policy = LeasePolicy(

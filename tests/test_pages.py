@@ -194,7 +194,7 @@ def test_while_the_bucket_is_listed(place: ServerPlace, monkeypatch: pytest.Monk
     assert "In use, while the bucket is being listed. 12% of it, 12,000 keys so far. What has not been" in said
     assert "It does not go on at the moment: <script>alert" in said and "<script" not in page
     assert "1 of 1 files and directories so far; not all of the bucket is known yet" in said
-    assert "Total buckets: Not computed yet" in said
+    assert "Total buckets: Not computed yet" in said and "Current crawl 12.5% complete (next work in 0us)" in said
     report = in_json(place)
     assert report["rebuild"]["since"] == "2026-09-21T14:13:20Z" and report["counts_are_complete"] is False
     assert "storage_server.total_bucket_count" not in place.server.get_stats()
