@@ -86,7 +86,8 @@ def _state(report: dict[str, Any]) -> Tag:
         return _box("bad", tags.strong("Requests to the bucket fail. "), _last_success(report), said)
     if report["last_request_failed"]:
         said = f"At {_when(report['last_error_at'])}: {report['last_error']}"
-        return _box("doubt", tags.strong("The last request to the bucket failed. "), _last_success(report), said)
+        kind = "bad" if report["last_request_refused"] else "doubt"
+        return _box(kind, tags.strong("The last request to the bucket failed. "), _last_success(report), said)
     rebuild = report["rebuild"]
     if rebuild is not None and not rebuild["complete"]:
         return _box("doubt", tags.strong("In use, while the bucket is being listed. "), _progress(rebuild))

@@ -20,6 +20,7 @@ import tahoe_s3
 from tahoe_s3 import _native
 from tahoe_s3.metrics import BOUNDS_S, Counters, Operation, Totals
 from tahoe_s3.prices import Prices
+from tahoe_s3.s3errors import AccessDenied, NoSuchBucket
 from tahoe_s3.store.store import Store
 
 MAX_TEXT = 500
@@ -147,6 +148,7 @@ def _state(store: Store) -> dict[str, Any]:
         "problem": None if store.problem is None else printable(store.problem),
         "trouble": None if trouble is None else printable(trouble),
         "last_request_failed": failing,
+        "last_request_refused": failing and isinstance(counters.last_error, (AccessDenied, NoSuchBucket)),
         "last_error": None if counters.last_error is None else printable(str(counters.last_error)),
         "last_error_at": iso(counters.last_error_at_s) if counters.last_error is not None else None,
         "last_success_at": iso(counters.last_success_at_s) if counters.last_success_at_s else None,

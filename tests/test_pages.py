@@ -181,12 +181,15 @@ def test_requests_that_fail_are_told_until_one_succeeds(place: ServerPlace) -> N
     error = NoSuchBucket("no such bucket", **details)  # type: ignore[arg-type]
     fail(place, error, START_S + 9)
     said = text_of(html(place))
+    assert 'class="state bad"' in html(place), "nothing will change before somebody has mended it"
     assert "The last request to the bucket failed. None has succeeded since 2026-09-21 14:13:20 UTC." in said
     assert "At 2026-09-21 14:13:29 UTC: GET k: 404 NoSuchBucket (no such bucket)" in said
     assert said.count("GET k: 404 NoSuchBucket") == 2, "it is under the last errors too"
     counters.ended("GetObject", now_s=START_S + 10, attempts=1)
     said = text_of(html(place))
     assert "In use." in said and said.count("GET k: 404 NoSuchBucket") == 1
+    fail(place, Unavailable("no answer", operation="GetObject", kind="timeout"), START_S + 11)
+    assert 'class="state doubt"' in html(place), "the next one may succeed"
 
 
 def test_while_the_bucket_is_listed(place: ServerPlace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,7 +288,8 @@ def test_a_node_that_has_just_begun_has_a_page(tmp_path: Path) -> None:
 SCHEMA: dict[str, Any] = {
     "service": str, "region": str, "bucket": str, "prefix": str, "usable": bool, "problem": type(None),
     "trouble": type(None), "counts_are_complete": bool, "promised_bytes": object,
-    "last_request_failed": bool, "last_error": type(None), "last_error_at": type(None), "last_success_at": object,
+    "last_request_failed": bool, "last_request_refused": bool,
+    "last_error": type(None), "last_error_at": type(None), "last_success_at": object,
     "last_answer_at": object, "readonly": bool, "owner": {"nodeid": str, "instance": str, "since": str},
     "shares": int, "share_bytes": int, "storage_indexes": int, "lease_bytes": object, "foreign_keys": int,
     "capacity_bytes": type(None),
