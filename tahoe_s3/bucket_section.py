@@ -89,7 +89,7 @@ def _state(report: dict[str, Any]) -> Tag:
         kind = "bad" if report["last_request_refused"] else "doubt"
         return _box(kind, tags.strong("The last request to the bucket failed. "), _last_success(report), said)
     rebuild = report["rebuild"]
-    if rebuild is not None and not rebuild["complete"]:
+    if not rebuild["complete"]:
         return _box("doubt", tags.strong("In use, while the bucket is being listed. "), _progress(rebuild))
     if report["readonly"]:
         return _box("doubt", tags.strong("In use, read-only. "), "tahoe.cfg says so: no new share is accepted.")

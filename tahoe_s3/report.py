@@ -57,15 +57,13 @@ def versions() -> dict[str, str]:
 
 def knows_all(store: Store) -> bool:
     """Whether the index has all that is in the bucket: kept from the last run, or rebuilt in this one."""
-    rebuild = getattr(store, "rebuild", None)
-    is_listed = rebuild is None or rebuild.answers_for_all
-    return store.index.was_kept or (is_listed and (store.mark is not None or store.problem is None))
+    has_begun = store.mark is not None or store.problem is None
+    return store.rebuild.answers_for_all and (store.index.was_kept or has_begun)
 
 
 def listed_part(store: Store) -> float:
     """How much of the bucket this start has listed, from 0 to 1."""
-    rebuild = getattr(store, "rebuild", None)
-    return 1.0 if rebuild is None or rebuild.progress.is_complete else float(rebuild.progress.part)
+    return store.rebuild.progress.part
 
 
 def flat_statistics(store: Store) -> dict[str, int | float]:
@@ -119,13 +117,13 @@ def bucket_report(
         "shares": index.share_count,
         "share_bytes": index.used_bytes,
         "storage_indexes": index.slot_count,
-        "lease_bytes": getattr(index, "lease_bytes", None),
+        "lease_bytes": index.lease_bytes,
         "foreign_keys": store.foreign_keys,
         **_space(store),
         "uploads": _uploads(writers),
         "rebuild": _rebuild(store),
         "requests": _requests(store.client.counters, prices, now_s=now_s, started_s=started_s),
-        "storage_cost_a_month": prices.of_month(index.used_bytes),
+        "storage_cost_a_month": prices.of_month(index.used_bytes + index.lease_bytes),
         "currency": prices.currency,
         "operations": {
             name: _operation(counted) for name, counted in sorted(store.client.counters.by_operation.items())
@@ -182,12 +180,9 @@ def _space(store: Store) -> dict[str, int | None]:
     return {"capacity_bytes": space.capacity_bytes, "promised_bytes": space.promised_bytes}
 
 
-def _rebuild(store: Store) -> dict[str, Any] | None:
+def _rebuild(store: Store) -> dict[str, Any]:
     """How far the listing has come that every start makes."""
-    rebuild = getattr(store, "rebuild", None)
-    if rebuild is None:
-        return None
-    progress = rebuild.progress
+    progress = store.rebuild.progress
     return {
         "complete": progress.is_complete,
         "index_answers_for_all": progress.answers_for_all,

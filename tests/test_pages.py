@@ -291,10 +291,13 @@ SCHEMA: dict[str, Any] = {
     "last_request_failed": bool, "last_request_refused": bool,
     "last_error": type(None), "last_error_at": type(None), "last_success_at": object,
     "last_answer_at": object, "readonly": bool, "owner": {"nodeid": str, "instance": str, "since": str},
-    "shares": int, "share_bytes": int, "storage_indexes": int, "lease_bytes": object, "foreign_keys": int,
+    "shares": int, "share_bytes": int, "storage_indexes": int, "lease_bytes": int, "foreign_keys": int,
     "capacity_bytes": type(None),
     "uploads": {"count": int, "allocated_bytes": int, "written_bytes": int, "arrived_bytes": int},
-    "rebuild": object,
+    "rebuild": {
+        "complete": bool, "index_answers_for_all": bool, "keys": int, "part": float, "since": object,
+        "problem": type(None),
+    },
     "requests": {"today": dict, "since_start": {
         "since": str, "put": int, "get": int, "delete": int, "bytes_up": int, "bytes_down": int,
         "costs": {"put": float, "get": float, "transfer_out": float, "sum": float},
