@@ -11,6 +11,7 @@ import json
 import math
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,6 +34,7 @@ from tahoe_s3.prices import Prices
 from tahoe_s3.report import printable
 from tahoe_s3.s3errors import NoSuchBucket, S3Error, Unavailable
 from tahoe_s3.store.ownership import OwnerMark
+from tahoe_s3.store.reconcile import Progress
 
 from .live.node_here import fresh_index, open_here
 from .store.helpers import NODEID, SI, now, pattern
@@ -194,11 +196,9 @@ def test_requests_that_fail_are_told_until_one_succeeds(place: ServerPlace) -> N
 
 def test_while_the_bucket_is_listed(place: ServerPlace, monkeypatch: pytest.MonkeyPatch) -> None:
     place.upload(pattern(50))
-    progress = SimpleNamespace(
-        is_complete=False, answers_for_all=False, keys=12_000, part=0.125, since_s=START_S, problem=HOSTILE
-    )  # fmt: skip
-    rebuild = SimpleNamespace(answers_for_all=False, progress=progress)
-    monkeypatch.setattr(place.store, "rebuild", rebuild, raising=False)
+    begun = Progress(False, False, keys=12_000, part=0.125, since_s=START_S, problem=HOSTILE)
+    rebuild = SimpleNamespace(answers_for_all=False, progress=begun)
+    monkeypatch.setattr(place.store, "rebuild", rebuild)
     page = html(place)
     said = text_of(page)
     assert "In use, while the bucket is being listed. 12% of it, 12,000 keys so far. What has not been" in said
@@ -208,11 +208,10 @@ def test_while_the_bucket_is_listed(place: ServerPlace, monkeypatch: pytest.Monk
     report = in_json(place)
     assert report["rebuild"]["since"] == "2026-09-21T14:13:20Z" and report["counts_are_complete"] is False
     assert "storage_server.total_bucket_count" not in place.server.get_stats()
-    rebuild.answers_for_all = progress.answers_for_all = True
-    progress.problem = None
+    rebuild.answers_for_all, rebuild.progress = True, replace(begun, answers_for_all=True, problem=None)
     said = text_of(html(place))
     assert "so far. The index answers for all of it." in said and "1 of 1 files and directories Their" in said
-    progress.is_complete = True
+    rebuild.progress = replace(rebuild.progress, is_complete=True, part=1.0)
     assert "In use. The service" in text_of(html(place)) or "In use. Service" in text_of(html(place))
 
 
