@@ -33,6 +33,7 @@ from tahoe_s3.store.lease_policy import AGE, CUTOFF_DATE, LeasePolicy
 from tahoe_s3.store.leases import Lease, hash_secret
 from tahoe_s3.store.objects import MAX_OBJECT_BYTES
 from tahoe_s3.store.opening import open_store
+from tahoe_s3.store.points import reach
 from tahoe_s3.store.reader import ShareReader
 from tahoe_s3.store.store import Store
 from tahoe_s3.store.upload import ShareWriter, object_size
@@ -125,9 +126,11 @@ class S3StorageServer(StorageServer):
     def stopService(self) -> Generator[Deferred[Any], Any, None]:
         """Uploads that are closing get their outcome, others end; what has begun ends; then the engine stops."""
         self.store.refuse_more()
+        reach("stop.begun")
         self._expirer.stop()
         ending = [maybeDeferred(writer.disconnected) for writer in list(self._bucket_writers.values())]
         yield DeferredList(ending, consumeErrors=True)
+        reach("stop.uploads-ended")
         yield maybeDeferred(service.MultiService.stopService, self)
         yield self.store.close()
 

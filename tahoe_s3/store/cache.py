@@ -26,6 +26,7 @@ from typing import Any
 from twisted.logger import Logger
 
 from tahoe_s3.store.keys import ShareId, parse_key, share_key, si_text
+from tahoe_s3.store.points import reach
 
 DEFAULT_BUDGET_BYTES = 256 * 1024 * 1024
 #: Copies up to this size are hashed at every read as well.
@@ -190,7 +191,9 @@ class MutableCache:
         temporary = self._dir / (TABLE + ".new")
         try:
             temporary.write_text(json.dumps({"version": TABLE_VERSION, "copies": entries}), "utf-8")
+            reach("cache.written")
             temporary.replace(self._dir / TABLE)
+            reach("cache.closed")
         except OSError as error:
             self.log.warn("cannot write down what is cached, it is fetched again: {error}", error=str(error))
 

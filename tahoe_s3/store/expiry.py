@@ -37,6 +37,7 @@ from tahoe_s3.store.learning import learn_leases, learn_modified, learn_overlay
 from tahoe_s3.store.lease_account import LAST, LeaseAccount
 from tahoe_s3.store.lease_policy import LeasePolicy, is_known, is_overlay_expired
 from tahoe_s3.store.leases import OverlayError
+from tahoe_s3.store.points import reach
 from tahoe_s3.store.versions import ShareGone
 
 if TYPE_CHECKING:
@@ -358,6 +359,7 @@ class Expirer:
         if self._store.client.clock_difference_s is None:
             self._hold_back("the service does not tell its time")
             return
+        reach("expiry.confirmed")
         batch = Batch(self._store, self.policy, before_s=self._before_s())
         while self._doomed and batch.take(next(iter(self._doomed))):
             del self._doomed[next(iter(self._doomed))]
@@ -370,8 +372,10 @@ class Expirer:
                 self._doomed.update(dict.fromkeys(batch.slots, 1))
             raise
         finally:
+            reach("expiry.unlocked")
             for kind, buckets, shares, size in batch.recovered():
                 self.account.add("actual", kind, buckets, shares, size)
             self.account.save()
+            reach("expiry.counted")
         if batch.was_refused:
             self._hold_back("the service refuses it with AccessDenied; the key may lack the permission s3:DeleteObject")

@@ -20,6 +20,7 @@ from typing import Any, Optional
 
 from tahoe_s3.store.keys import ShareId
 from tahoe_s3.store.leases import Lease, merge, pack, unpack
+from tahoe_s3.store.points import reach
 
 SCHEMA_VERSION = 2
 IMMUTABLE = "immutable"
@@ -169,8 +170,11 @@ class Index:
         # The mark must not reach the disk before the rows: a checkpoint with synchronous=FULL flushes the file, those
         # pages included that earlier checkpoints wrote without, but only if there is something to checkpoint.
         self._mark("0")
+        reach("index.flushed")
         self._mark("1")
+        reach("index.marked")
         self._close_files()
+        reach("index.closed")
         directory = os.open(self.path.parent, os.O_RDONLY)
         try:
             os.fsync(directory)

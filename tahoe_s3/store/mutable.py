@@ -41,6 +41,7 @@ from tahoe_s3.store.containers import (
 from tahoe_s3.store.index import IMMUTABLE, MUTABLE, ShareRow
 from tahoe_s3.store.keys import ShareId, share_key, si_text
 from tahoe_s3.store.objects import put_file
+from tahoe_s3.store.points import reach
 from tahoe_s3.store.readahead import SMALL_OBJECT_BYTES
 from tahoe_s3.store.scratch import Scratch
 from tahoe_s3.store.versions import Restart, Shared, ShareGone, all_of
@@ -268,13 +269,16 @@ class MutableSlots:
         folder = self._scratch.take(storage_index)
         try:
             before: list[_Local] = yield self._bring(storage_index, touched, folder)
+            reach("slot.brought")
             result = execute(str(self._scratch.sharedir))
+            reach("slot.executed")
             after = {int(path.name) for path in folder.iterdir()} if folder.is_dir() else set()
             changed: list[_Changed] = yield self._find_changed(
                 storage_index, {local.shnum: local.sha256 for local in before}, after & touched, folder
             )
             gone = {local.shnum for local in before} - after
             yield self._apply(storage_index, changed, gone)
+            reach("slot.before-answer")
             return result
         finally:
             self._scratch.give_back(folder)
@@ -391,6 +395,7 @@ class MutableSlots:
     ) -> Generator[Deferred[Any], Any, None]:
         gate = DeferredSemaphore(PUTS_AT_ONCE)
         yield all_of([gate.run(self._put, storage_index, one) for one in changed])
+        reach("slot.all-put")
         for one in changed:
             self._adopt(ShareId(storage_index, one.shnum), one)
         for one in changed:
@@ -400,6 +405,7 @@ class MutableSlots:
             return
         yield all_of([gate.run(self._delete, ShareId(storage_index, shnum)) for shnum in sorted(gone)])
         if not self._store.index.shares(storage_index):
+            reach("slot.before-leases")
             try:
                 yield self._store.overlay.delete(storage_index)
             except S3Error as error:
@@ -411,6 +417,7 @@ class MutableSlots:
     @inlineCallbacks
     def _put(self, storage_index: bytes, one: _Changed) -> Generator[Deferred[Any], Any, None]:
         key = share_key(storage_index, one.shnum)
+        reach("slot.before-put")
         try:
             one.info = yield maybeDeferred(
                 put_file, self._store.client, key, one.path, part_size_bytes=self._store.part_size_bytes
@@ -418,6 +425,8 @@ class MutableSlots:
         except Exception as error:
             # Raised when all have ended: what was put must be noted whatever became of the others.
             one.error = error
+        else:
+            reach("slot.after-put")
 
     def _adopt(self, share: ShareId, one: _Changed) -> None:
         """Note what became of one PUT."""
@@ -433,12 +442,15 @@ class MutableSlots:
             one.container.head.data_length, one.container.leases,
         )  # fmt: skip
         store.index.put_share(share.storage_index, row)
+        reach("slot.row")
         store.share_changed(*share)
         store.cache.adopt(share, one.info.etag, one.path, sha256=one.sha256)
+        reach("slot.cached")
 
     @inlineCallbacks
     def _delete(self, share: ShareId) -> Generator[Deferred[Any], Any, None]:
         store = self._store
+        reach("slot.before-delete")
         try:
             yield store.client.delete(share_key(*share))
         except S3Error as error:
@@ -447,6 +459,7 @@ class MutableSlots:
                 store.cache.drop(share)
                 store.reads.forget(share)
             raise
+        reach("slot.after-delete")
         store.share_deleted(share)
 
     def _off_reactor(self, size: int, work: Callable[..., T], *arguments: Any) -> Deferred[T]:

@@ -16,6 +16,7 @@ from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.logger import Logger
 
 from tahoe_s3.client import FileRegion, NoSuchUpload, ObjectInfo, S3Client, S3Error
+from tahoe_s3.store.points import reach
 
 MAX_PARTS = 10_000
 MAX_OBJECT_BYTES = 5 * 1024**4
@@ -72,6 +73,7 @@ def _put_parts(
 ) -> Generator[Deferred[Any], Any, ObjectInfo]:
     """Parts in groups, so that memory stays bounded whatever the file's size."""
     upload_id: str = yield client.create_multipart(key)
+    reach("file.created")
     count = -(-size // part_size)
     parts: list[tuple[int, str]] = []
     try:
@@ -85,13 +87,16 @@ def _put_parts(
             for number, sent in group:
                 try:
                     parts.append((number, (yield sent)))
+                    reach("file.part-arrived")
                 except S3Error as error:
                     failed = failed or error
             if failed is not None:
                 raise _not_applied(failed)
+        reach("file.before-complete")
         info: ObjectInfo = yield client.complete_multipart(key, upload_id, parts, expect_size=size)
     except S3Error as error:
         if error.outcome == "not_applied" and not isinstance(error, NoSuchUpload):
+            reach("file.aborting")
             abort_quietly(client, key, upload_id)
         raise
     return info

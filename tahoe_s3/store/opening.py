@@ -43,6 +43,7 @@ from tahoe_s3.store import ownership
 from tahoe_s3.store.index import Index, OverlayRow
 from tahoe_s3.store.keys import LEASES, OWNER_KEY, SHARES, KeySplits, LeaseId, ShareId, parse_key
 from tahoe_s3.store.objects import abort_quietly
+from tahoe_s3.store.points import reach
 from tahoe_s3.store.store import INDEX, Store
 
 #: One request of a start, all its attempts.
@@ -161,6 +162,7 @@ class Opening:
                     yield self._disclaim()
                 raise
             yield self._confirm()
+            reach("open.confirmed")
             yield self._remove_uploads()
         except S3Error as error:
             sentence = explain(error, self._place.config)
@@ -168,6 +170,7 @@ class Opening:
                 raise sentence from None
             raise
         self._store.problem = None
+        reach("open.done")
         _log.info(
             "{count} shares of {used} bytes in the bucket {bucket}; {foreign} keys there are not ours",
             count=self._store.index.share_count, used=self._store.index.used_bytes,
@@ -240,8 +243,10 @@ class Opening:
     def _list(self) -> Generator[Deferred[Any], Any, None]:
         index = self._store.index
         index.begin_listing()
+        reach("list.begun")
         self._store.foreign_keys = 0
         yield self._client.list_all("", self._take_page, splits=KeySplits())
+        reach("list.done")
         for share in list(index.unseen_shares()):
             self._store.vanished(*share)
         for storage_index in list(index.unseen_overlays()):
@@ -262,6 +267,7 @@ class Opening:
                 self._foreign(entry.key)
         self._store.index.confirm_shares(shares)
         self._store.index.confirm_overlays(overlays)
+        reach("list.page")
 
     def _foreign(self, key: str) -> None:
         if key.endswith(f"/{OWNER_KEY}") and not key.startswith((SHARES, LEASES)):
@@ -280,6 +286,7 @@ class Opening:
         for upload in uploads:
             if isinstance(parse_key(upload.key), ShareId):
                 yield abort_quietly(self._client, upload.key, upload.upload_id)
+                reach("open.upload-removed")
 
     def keep_trying(self, error: S3Error) -> None:
         """The node starts without its bucket: every call gets an error until this has succeeded."""
@@ -324,6 +331,7 @@ def open_store(
     index = None
     try:
         index = Index(local_dir / INDEX, identity=place.identity)
+        reach("open.index")
         store = Store(
             reactor=reactor, client=client, index=index, local_dir=local_dir, part_size_bytes=config.part_size_bytes
         )
@@ -332,6 +340,7 @@ def open_store(
             index.abandon()
         yield client.close()
         raise
+    reach("open.tidied")
     opening = Opening(reactor, place, store, make_client)
     try:
         yield opening.run()

@@ -20,6 +20,7 @@ from twisted.internet.defer import Deferred, inlineCallbacks
 from tahoe_s3 import errors
 from tahoe_s3.client import NotFound, S3Client, S3Error
 from tahoe_s3.store.keys import OWNER_KEY
+from tahoe_s3.store.points import reach
 
 LAYOUT_VERSION = 1
 _MAX_MARK_BYTES = 16 * 1024
@@ -95,9 +96,12 @@ def claim(client: S3Client, mark: OwnerMark, *, bucket: str, prefix: str) -> Gen
     """
     before = yield read_mark(client, bucket=bucket, prefix=prefix)
     refuse_other(before, bucket=bucket, prefix=prefix, nodeid=mark.nodeid)
+    reach("claim.read")
     yield client.put(OWNER_KEY, mark.to_json(), content_type="application/json")
+    reach("claim.put")
     after = yield read_mark(client, bucket=bucket, prefix=prefix)
     refuse_other(after, bucket=bucket, prefix=prefix, nodeid=mark.nodeid)
+    reach("claim.done")
     return before is None
 
 

@@ -23,6 +23,7 @@ from twisted.python.failure import Failure
 from tahoe_s3.client import Busy, NotFound, ObjectInfo, Page, S3Client
 from tahoe_s3.store.index import Index, ShareRow
 from tahoe_s3.store.keys import ShareId, share_key, si_text
+from tahoe_s3.store.points import reach
 
 T = TypeVar("T")
 
@@ -136,6 +137,7 @@ class Slots:
         """A write of this share ended with an unknown outcome. Call it under the lock."""
         self._unsure.setdefault(storage_index, set()).add(shnum)
         self.changed(storage_index, shnum)
+        reach("unsure.marked")
 
     def changed(self, storage_index: bytes, shnum: int) -> None:
         """The share was written: what a request learned of it before is no longer to be believed."""
@@ -191,6 +193,7 @@ class Slots:
             info: ObjectInfo = yield self._client.head(key, priority=0)
             return ShareRow(shnum, info.size, info.etag, True, info.modified_s)
         except NotFound:
+            reach("unsure.asked")
             # Not one key: share 1 has a prefix of share 10's, and not every service sorts.
             page: Page = yield self._client.list_page(key, priority=0)
         for entry in page.entries:
@@ -200,6 +203,7 @@ class Slots:
 
     def _adopt(self, storage_index: bytes, shnum: int, found: ShareRow | None) -> None:
         """Believe the bucket. A share that came out whole though nobody was told so is kept: it loses nothing."""
+        reach("unsure.before-row")
         if found is None:
             self._index.drop_share(storage_index, shnum)
         else:
@@ -209,6 +213,7 @@ class Slots:
         unsure.discard(shnum)
         if not unsure:
             self._unsure.pop(storage_index, None)
+        reach("unsure.settled")
 
 
 def _run(_: object, mine: _Operation) -> Deferred[Any]:

@@ -28,6 +28,7 @@ from tahoe_s3.store.keys import OWNER_KEY, ShareId, share_key, si_text
 from tahoe_s3.store.learning import learn_leases
 from tahoe_s3.store.mutable import MutableSlots
 from tahoe_s3.store.overlay import Overlays
+from tahoe_s3.store.points import reach
 from tahoe_s3.store.slots import Slots
 from tahoe_s3.store.windows import ReadCache
 
@@ -147,6 +148,7 @@ class Store:
     def share_deleted(self, share: ShareId) -> None:
         """The bucket has deleted it. Under the lock."""
         self.index.drop_share(*share)
+        reach("store.row-dropped")
         self.cache.drop(share)
         self.share_changed(*share)
 
@@ -237,12 +239,15 @@ class Store:
         for timer in self._timers:
             timer.cancel()
         self._timers.clear()
+        reach("close.begun")
         if self.problem is not None:
             # Nothing was begun but attempts to reach the bucket, which may take minutes.
             yield self.client.close()
         yield self.slots.when_idle()
+        reach("close.idle")
         while self._background:
             yield DeferredList(list(self._background))
+        reach("close.quiet")
         is_clean = self.problem is None
         for step in (self.reads.close, self.cache.close, self.client.close):
             try:
@@ -250,6 +255,7 @@ class Store:
             except Exception:
                 self.log.failure("the store was not closed cleanly")
                 is_clean = False
+        reach("close.engine")
         self._close_index(is_clean=is_clean)
 
     def _close_index(self, *, is_clean: bool) -> None:

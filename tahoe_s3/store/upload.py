@@ -32,6 +32,7 @@ from tahoe_s3.store.index import IMMUTABLE, ShareRow
 from tahoe_s3.store.keys import share_key
 from tahoe_s3.store.leases import Lease
 from tahoe_s3.store.objects import abort_quietly, part_size_for
+from tahoe_s3.store.points import reach
 
 if TYPE_CHECKING:
     from tahoe_s3.store.store import Store
@@ -142,6 +143,7 @@ class Parts:
             return
         if self.upload_id is None:
             if self._creating is None:
+                reach("multipart.before-create")
                 self._creating = self._store.client.create_multipart(self._key)
                 self._creating.addCallbacks(self._created, self._failed)
             return
@@ -150,6 +152,7 @@ class Parts:
             number = self._ready.popleft()
             sent = maybeDeferred(self._send_one, number)
             self._under_way[number] = sent
+            reach("multipart.part-sent")
             sent.addCallbacks(self._arrived, self._failed, callbackArgs=(number,))
             sent.addBoth(self._ended, number)
 
@@ -160,10 +163,14 @@ class Parts:
 
     def _created(self, upload_id: str) -> None:
         self.upload_id = upload_id
+        reach("multipart.created")
         self._send()
 
     def _arrived(self, etag: str, number: int) -> None:
         self.etags[number] = etag
+        reach("multipart.part-arrived")
+        if len(self.etags) == self.count:
+            reach("multipart.last-part")
 
     def _failed(self, failure: Any) -> None:
         error = failure.value
@@ -238,6 +245,7 @@ class ShareWriter(BucketWriter):
         self._parts: Parts | None = None
         if self._size > part_size:
             self._parts = Parts(store, self.key, self._spool, size=self._size, part_size=part_size)
+        reach("upload.spooled")
 
     def __repr__(self) -> str:
         return f"<ShareWriter {self.key}>"
@@ -253,6 +261,7 @@ class ShareWriter(BucketWriter):
             if self._parts is not None and self._parts.failure is not None:
                 return self._discard_failed(self._parts.failure)
             finished = super().write(offset, data)
+            reach("upload.written")
         except OSError as error:
             self._refused.append((offset, offset + len(data), error))
             return fail()
@@ -337,6 +346,7 @@ class ShareWriter(BucketWriter):
                 step()
             except Exception:
                 self.log.failure("the end of {key} was not tidy", key=self.key)
+        reach("upload.before-answer")
         waiters, self._outcome = self._outcome, []
         for waiter in waiters:
             if not waiter.called:
@@ -360,6 +370,7 @@ class ShareWriter(BucketWriter):
                 raise
             found = yield self._look_after(error)
             info, is_sure = ObjectInfo(self.key, found.size, found.etag, found.modified_s), found.etag_is_sure
+        reach("upload.after-put")
         known = (IMMUTABLE, self._max_size, (self._lease,))
         row = ShareRow(self.shnum, self._size, info.etag, is_sure, info.modified_s, *known)
         try:
@@ -368,15 +379,18 @@ class ShareWriter(BucketWriter):
             # The bucket has it, and nobody will know: the next who asks must look.
             self._store.slots.mark_unsure(self.storage_index, self.shnum)
             raise
+        reach("upload.row")
         self._store.share_changed(self.storage_index, self.shnum)
         return info
 
     def _put_or_complete(self) -> Deferred[ObjectInfo]:
         client = self._store.client
         if self._parts is None:
+            reach("upload.before-put")
             return client.put(self.key, self._spool.region(0, self._size))
         assert self._parts.upload_id is not None
         etags = sorted(self._parts.etags.items())
+        reach("multipart.before-complete")
         return client.complete_multipart(self.key, self._parts.upload_id, etags, expect_size=self._size)
 
     @inlineCallbacks
@@ -412,6 +426,7 @@ class ShareWriter(BucketWriter):
         """End it without a share. The upload is removed from the bucket in the background."""
         # First, since writes that wait for a part are told by stop(), and would end it once more.
         self._result, self.closed = result, True
+        reach("upload.aborting")
         if self._parts is not None:
             self._store.in_background(self._parts.stop())
         self._end(result, consumed_size=0)
