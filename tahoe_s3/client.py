@@ -13,9 +13,10 @@ of the Amazon S3 API reference.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, Callable, Final, NamedTuple, Union
+from typing import TYPE_CHECKING, Any, Callable, Final, NamedTuple, Protocol, Union
 
 from twisted.internet.defer import Deferred, gatherResults, inlineCallbacks, succeed
+from twisted.python.failure import Failure as TwistedFailure
 
 from tahoe_s3 import answers, documents, listing
 from tahoe_s3._native import Engine, Entry, FileRegion, Page, Upload
@@ -48,16 +49,14 @@ from tahoe_s3.transfer import Call, Counters, Priority, ReactorLike, Transfers
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Sequence
 
-    from twisted.python.failure import Failure as TwistedFailure
-
     from tahoe_s3._native import Event, Method
     from tahoe_s3.splits import Splits
 
 __all__ = [
     "AccessDenied", "BadReply", "Busy", "Cancelled", "Changed", "ClientConfig", "ClockSkewed", "Closed", "Counters",
     "Download", "Entry", "FileRegion", "GetResult", "LocalError", "NoSuchBucket", "NoSuchUpload", "NotFound",
-    "ObjectInfo", "Page", "Priority", "Probe", "S3Client", "S3Error", "Throttled", "Unavailable", "Untrusted",
-    "Upload", "WrongRegion", "open_client",
+    "ObjectInfo", "OnWrite", "Page", "Priority", "Probe", "S3Client", "S3Error", "Throttled", "Unavailable",
+    "Untrusted", "Upload", "WrongRegion", "open_client",
 ]
 
 Body = Union[bytes, FileRegion]
@@ -73,6 +72,12 @@ MAX_LISTED_UPLOADS: Final = 100_000
 WHOLE_BYTES: Final = 32 * 1024 * 1024
 """The largest object that is fetched without its size being known; the engine's own limit."""
 XML_HEADERS: Final = (("content-type", "application/xml"),)
+
+
+class OnWrite(Protocol):
+    """See S3Client._write()."""
+
+    def __call__(self, key: str, *, is_in_doubt: bool, is_answered: bool) -> None: ...
 
 
 class GetResult(NamedTuple):
@@ -107,6 +112,8 @@ class S3Client:
         self._attempts = config.attempts
         self._budget_bytes = config.buffer_budget_bytes
         self._transfers = Transfers(reactor, engine, max_waiting=config.max_waiting)
+        #: Called as each write or deletion of an object ends, with its key: see _write().
+        self.on_write: OnWrite | None = None
         self._lists_v1: bool | None = None
         self._single_deletes = False
 
@@ -155,6 +162,26 @@ class S3Client:
             operation, method, key, native_key=self._prefix + key, priority=priority, deadline_s=deadline_s,
             attempts=self._attempts, **options,
         ).deferred
+
+    def _write(
+        self, operation: str, method: Method, key: str, priority: Priority, deadline_s: float | None, **options: Any,
+    ) -> Deferred[Event]:
+        """A request that makes or removes the object. `on_write` hears of its end before the caller: with
+        is_in_doubt where an attempt may be applied yet, since nobody knows what became of it, and with is_answered
+        where one was."""
+        d = self._object(operation, method, key, priority, deadline_s, **options)
+        return d.addBoth(self._wrote, [key])
+
+    def _wrote(self, result: Event | TwistedFailure, keys: Iterable[str]) -> Event | TwistedFailure:
+        is_answered = not isinstance(result, TwistedFailure)
+        if isinstance(result, TwistedFailure):
+            is_in_doubt = isinstance(result.value, S3Error) and result.value.outcome == "unknown"
+        else:
+            is_in_doubt = result.attempts > 1
+        if self.on_write is not None and (is_answered or is_in_doubt):
+            for key in keys:
+                self.on_write(key, is_in_doubt=is_in_doubt, is_answered=is_answered)
+        return result
 
     def _bucket(
         self, operation: str, method: Method, priority: Priority, deadline_s: float | None, **options: Any,
@@ -260,7 +287,7 @@ class S3Client:
                 return ObjectInfo(key, size, event.etag, self._date(event))
             return written(event, "PutObject", key, size, head)
 
-        d = self._object("PutObject", "PUT", key, priority, deadline_s, body=body,
+        d = self._write("PutObject", "PUT", key, priority, deadline_s, body=body,
                          headers=[("content-type", content_type)])
         return d.addCallback(done)
 
@@ -271,7 +298,7 @@ class S3Client:
 
     def delete(self, key: str, *, priority: Priority = 1, deadline_s: float | None = None) -> Deferred[None]:
         """DeleteObject. Success also where the object does not exist."""
-        d = self._object("DeleteObject", "DELETE", key, priority, deadline_s)
+        d = self._write("DeleteObject", "DELETE", key, priority, deadline_s)
         return d.addCallbacks(answers.nothing, answers.none_for(answers.is_absence))
 
     def delete_many(
@@ -317,6 +344,7 @@ class S3Client:
             body=documents.delete(self._prefix + key for key in keys), headers=XML_HEADERS, strip=self._prefix,
             first_byte_ms=DELETE_SILENCE_MS,
         )
+        d.addBoth(self._wrote, keys)
         return d.addCallback(
             lambda event: [(key, code) for key, code in answers.pairs_of(event) if code and code not in NOT_FOUND_CODES]
         )
@@ -442,7 +470,7 @@ class S3Client:
         When the service says NoSuchUpload after an answer was lost, a HEAD tells whether it had been done: it had
         if the size is `expect_size` and the ETag fits the parts'. Without `expect_size` NoSuchUpload is an error.
         """
-        d = self._object(
+        d = self._write(
             "CompleteMultipartUpload", "POST", key, priority, deadline_s, query=[("uploadId", upload_id)],
             body=documents.complete(parts), headers=XML_HEADERS, parse="complete",
             first_byte_ms=COMPLETE_SILENCE_MS, stall_ms=COMPLETE_SILENCE_MS,

@@ -85,6 +85,15 @@ class Overlays:
         merged = merge(known, leases)
         if len(merged) > MAX_LEASES:
             raise NoSpace(f"{si_text(storage_index)} has {MAX_LEASES} leases, which is the most there can be")
+        yield self._put(storage_index, merged)
+
+    def write_again(self, storage_index: bytes) -> Deferred[None]:
+        """Put the leases that are known once more. Under the lock."""
+        row = self._index.overlay(storage_index)
+        return self._put(storage_index, [] if row is None or row.leases is None else list(row.leases))
+
+    @inlineCallbacks
+    def _put(self, storage_index: bytes, merged: list[Lease]) -> Generator[Deferred[Any], Any, None]:
         key = lease_key(storage_index)
         reach("lease.before-put")
         try:

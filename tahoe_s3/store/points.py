@@ -61,6 +61,9 @@ POINTS: Final[dict[str, str]] = {
     "unsure.asked": "HEAD has said that the object is not there; the listing was not asked",
     "unsure.before-row": "what the bucket has is known; the index has what it had before",
     "unsure.settled": "the index has what the bucket has",
+    # what a service applied late, store/late.py
+    "late.before-put": "a share was undone by an older write; its local copy is about to be put again",
+    "late.after-put": "the bucket has the acknowledged version again; the index has its older ETag",
     # expiry, store/expiry.py and expiry_batch.py
     "expiry.confirmed": "the bucket is still this node's; no lock is taken",
     "expiry.taken": "the locks are taken and all is judged again; the multi-delete has not left",

@@ -25,6 +25,7 @@ from tahoe_s3.client import NotFound, ObjectInfo, Priority, S3Client, S3Error, U
 from tahoe_s3.store.cache import MutableCache
 from tahoe_s3.store.index import Index, ShareRow
 from tahoe_s3.store.keys import OWNER_KEY, ShareId, share_key, si_text
+from tahoe_s3.store.late import LateWrites
 from tahoe_s3.store.learning import learn_leases
 from tahoe_s3.store.mutable import MutableSlots
 from tahoe_s3.store.overlay import Overlays
@@ -76,6 +77,8 @@ class Store:
         if not index.was_kept:
             self.cache.clear()
         self.mutable = MutableSlots(self)
+        self.late = LateWrites(self)
+        client.on_write = self.late.wrote
         self._uploading: Counter[bytes] = Counter()
         self._background: set[Deferred[Any]] = set()
         self._vanishing: set[ShareId] = set()

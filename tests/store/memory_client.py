@@ -239,6 +239,8 @@ class MemoryClient:
         self.holds: list[Held] = []
         self.counters = Counters()
         self.on_budget_wait: Callable[[int], None] | None = None
+        self.on_write: Any = None
+        self.retried: set[str] = set()  # keys whose writes succeed at the second attempt
         self.now_s = 1_700_000_000
         self.region = "us-east-1"
         self.window_bytes = 0
@@ -368,6 +370,19 @@ class MemoryClient:
                 result.errback(error)
         return result
 
+    def _write(self, operation: str, key: str, keys: list[str], apply: Callable[[], Any]) -> Deferred[Any]:
+        """As the real client's: whoever asked is told how each write ended."""
+
+        def ended(result: Any) -> Any:
+            error = getattr(result, "value", None)
+            for one in keys:
+                is_in_doubt = one in self.retried if error is None else error.outcome == "unknown"
+                if self.on_write is not None and (is_in_doubt or error is None):
+                    self.on_write(one, is_in_doubt=is_in_doubt, is_answered=error is None)
+            return result
+
+        return self._request(operation, key, apply, is_write=True).addBoth(ended)
+
     def _raise_closed(self) -> None:
         raise Closed("the client was closed", kind="closed")
 
@@ -438,7 +453,7 @@ class MemoryClient:
             stored = self.store(key, self._bytes(body))
             return ObjectInfo(key, len(stored.data), stored.etag, stored.modified_s)
 
-        return self._request("PutObject", key, apply, is_write=True)
+        return self._write("PutObject", key, [key], apply)
 
     def head(self, key: str, *, priority: int = 1, deadline_s: float | None = None) -> Deferred[ObjectInfo]:
         return self._request("HeadObject", key, lambda: self.look(key, operation="HeadObject")[0])
@@ -447,7 +462,7 @@ class MemoryClient:
         def apply() -> None:
             self.objects.pop(key, None)
 
-        return self._request("DeleteObject", key, apply, is_write=True)
+        return self._write("DeleteObject", key, [key], apply)
 
     def delete_many(
         self, keys: Iterable[str], *, priority: int = 2, deadline_s: float | None = None
@@ -462,7 +477,7 @@ class MemoryClient:
 
         for _ in range(0, max(0, len(wanted) - MAX_KEYS), MAX_KEYS):
             self.count("DeleteObjects", "")
-        return self._request("DeleteObjects", "", apply, is_write=True) if wanted else succeed([])
+        return self._write("DeleteObjects", "", wanted, apply) if wanted else succeed([])
 
     # listings
 
@@ -533,7 +548,7 @@ class MemoryClient:
             stored = self.store(key, data, etag=f"{self.etag_of(data)}-{len(parts)}")
             return ObjectInfo(key, len(data), stored.etag, stored.modified_s)
 
-        return self._request("CompleteMultipartUpload", key, apply, is_write=True)
+        return self._write("CompleteMultipartUpload", key, [key], apply)
 
     def abort_multipart(
         self, key: str, upload_id: str, *, priority: int = 1, deadline_s: float | None = None

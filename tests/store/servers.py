@@ -68,7 +68,8 @@ class ServerPlace(Place):
     def assert_no_upload(self) -> None:
         """No upload has left a trace on this machine: writers, their timers, files, space."""
         assert self.server._bucket_writers == {} and self.server.allocated_size() == 0
-        assert self.clock.getDelayedCalls() == []
+        # The store may still be looking after writes that had no answer (store/late.py).
+        assert set(self.clock.getDelayedCalls()) <= self.store._timers
         assert [path for path in self.store.incoming_dir.rglob("*") if path.is_file()] == []
 
 
