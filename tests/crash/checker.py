@@ -30,6 +30,8 @@ class Checker:
     def __init__(self, service: CrashService, record: Record) -> None:
         self.service, self.record = service, record
         self.wrong: list[str] = []
+        #: Keys that something late has made or changed while the node lived.
+        self.came_back: set[str] = set()
         self.containers: dict[ShareId, tuple[Container, bytes]] = {}
         self.overlays: dict[bytes, Ends] = {}
 
@@ -78,7 +80,7 @@ class Checker:
         for share, mutable in self.record.mutable.items():
             if share in self.containers:
                 self._check_leases(share, mutable.leases)
-            elif share_key(*share) not in self.service.undone:
+            elif share_key(*share) not in self.service.excused:
                 self.require(None in mutable.allowed(), f"{share_key(*share)}: an acknowledged write is lost")
 
     def _check_share(self, share: ShareId, data: bytes) -> None:
@@ -88,7 +90,9 @@ class Checker:
             self.require(data == immutable.data, f"{key}: its {len(data)} bytes are not what was sent")
         elif mutable is not None:
             allowed = mutable.allowed()
-            if data not in allowed and key not in self.service.undone:
+            # One that was deleted may be back: it may as well be one that was stored without an answer.
+            is_back = allowed == [None] and key in self.came_back
+            if data not in allowed and key not in self.service.excused and not is_back:
                 told = [None if one is None else one[:8] for one in allowed]
                 self.wrong.append(f"{key} has {data[:8]!r} and {len(data)} bytes, which is none of {told}")
         else:
@@ -96,7 +100,7 @@ class Checker:
 
     def _check_leases(self, share: ShareId, leases: dict[bytes, float]) -> None:
         """Each that was acknowledged is there, unless something late has undone the object that it was in."""
-        undone = self.service.undone & {share_key(*share), lease_key(share.storage_index)}
+        undone = self.service.excused & {share_key(*share), lease_key(share.storage_index)}
         there = {lease.renew_hash: lease.expiration_s for lease in self.containers[share][0].leases}
         for renew_hash, end_s in self.overlays.get(share.storage_index, {}).items():
             there[renew_hash] = max(end_s, there.get(renew_hash, 0))
@@ -152,7 +156,7 @@ class Checker:
         """What is there now is what there is: of several that were possible, only that one is from here on."""
         for share, mutable in self.record.mutable.items():
             found = self.containers.get(share)
-            if share_key(*share) in self.service.undone:
+            if share_key(*share) in self.service.excused:
                 mutable.leases.clear()
             content = None if found is None else found[1]
             began = max(write.began for write in mutable.writes)
@@ -160,12 +164,12 @@ class Checker:
             if content is None:
                 mutable.leases.clear()
         for share, immutable in self.record.immutable.items():
-            if share_key(*share) in self.service.undone or lease_key(share.storage_index) in self.service.undone:
+            if share_key(*share) in self.service.excused or lease_key(share.storage_index) in self.service.excused:
                 immutable.leases.clear()
         for share, mutable in self.record.mutable.items():
-            if lease_key(share.storage_index) in self.service.undone:
+            if lease_key(share.storage_index) in self.service.excused:
                 mutable.leases.clear()
-        self.service.undone.clear()
+        self.service.excused.clear()
 
 
 def is_marked_clean(storage_dir: Path) -> bool:

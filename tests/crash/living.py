@@ -262,6 +262,7 @@ class Node:
 
     async def _forget(self) -> None:
         self.ended = self._control = None
+        self.service.node_ended()
         peers, self.peers = self.peers, {}
         for peer in peers.values():
             await close(peer)

@@ -133,8 +133,8 @@ def summary(told: Told, wanted: set[str]) -> str:
         *(f"did not come to its point: {run}" for run in told.missed),
         f"{deaths} deaths ({', '.join(f'{times} over {name}' for name, times in protocols.items())}) at {len(points)} "
         f"of {len(wanted)} points, each at least {least} times; {told.clean_restarts} restarts after a clean stop; "
-        f"{told.calls_failed} calls without an answer; {told.undone} objects where the service applied a late PUT over "
-        "a newer one",
+        f"{told.calls_failed} calls without an answer; {told.put_right} objects that a late PUT had undone were put "
+        f"right, {told.undone} were not, since the node had died",
         f"{deaths} passed, {len(told.wrong) + len(never)} failed",
     ]
     return "\n".join(lines)

@@ -2,7 +2,8 @@
 """The S3 service of the crash tests, which outlives the nodes: strict, in memory, and with a clock that may run ahead.
 
 A PUT may time out for its sender and be applied later. Where something newer had been put under the key meanwhile, the
-service undoes that; it notes such keys in `undone`, since nothing that only PUTs and GETs can prevent it.
+service undoes that. Nothing that only puts and gets can prevent it, but the node that sent the PUT must put it right:
+such keys are in `undone` while it lives, and in `excused` where nobody lives who knew of that PUT.
 
 Owner: the test. Thread: the reactor's.
 """
@@ -30,10 +31,13 @@ class CrashService(S3Server):
     def __init__(self, reactor: Any) -> None:
         self.offset_s = 0.0
         self.undone: set[str] = set()
+        self.excused: set[str] = set()
         self._arrivals = itertools.count(1)
         self._arrival: dict[int, int] = {}
         self._newest: dict[str, int] = {}
         self._late: list[Gate] = []
+        #: Of nodes that are no more.
+        self._orphans: list[Gate] = []
         super().__init__(reactor, wall_s=lambda: time.time() + self.offset_s, min_part_bytes=1)
 
     def _verify(self, request: Any, call: Call, seen: Seen) -> None:
@@ -92,14 +96,27 @@ class CrashService(S3Server):
     def apply_late(self) -> list[str]:
         """Now; gives the keys that have other bytes after it."""
         before = {key: stored.body for key, stored in self.bucket.objects.items()}
+        orphans, self._orphans = self._orphans, []
+        undone, self.undone = self.undone, set()
+        for gate in orphans:
+            gate.release()
+        self.excused |= self.undone
+        self.undone = undone
         gates, self._late = self._late, []
         for gate in gates:
             gate.release()
         return [key for key, stored in self.bucket.objects.items() if before.get(key) != stored.body]
 
+    def node_ended(self) -> None:
+        """Nobody knows any more of what is late."""
+        self._orphans += self._late
+        self._late.clear()
+        self.excused |= self.undone
+        self.undone.clear()
+
     @property
     def late_count(self) -> int:
-        return sum(len(gate.held) for gate in self._late)
+        return sum(len(gate.held) for gate in self._late + self._orphans)
 
     def calm(self) -> None:
         """No more trouble. What is late stays late, what was held back goes on."""

@@ -19,6 +19,7 @@ from typing import Any
 from twisted.internet.task import deferLater
 
 from tahoe_s3.store.keys import share_key
+from tahoe_s3.store.late import CHECKS_S
 
 from ..live.wire import PROTOCOLS
 from .checker import Checker, is_marked_clean
@@ -62,6 +63,7 @@ class Told:
     clean_restarts: int = 0
     calls_failed: int = 0
     undone: int = 0
+    put_right: int = 0
     wrong: list[str] = field(default_factory=list)
 
     def add(self, other: Told) -> None:
@@ -70,6 +72,7 @@ class Told:
         self.clean_restarts += other.clean_restarts
         self.calls_failed += other.calls_failed
         self.undone += other.undone
+        self.put_right += other.put_right
         self.wrong += other.wrong
 
 
@@ -159,7 +162,7 @@ class Story:
         checker.check_index(dump, kept=kept)
         checker.end()
         await self._check_as_client()
-        self.told.undone += len(self.service.undone)
+        self.told.undone += len(self.service.excused)
         if not self.service.late_count:
             checker.adopt()
 
@@ -242,20 +245,17 @@ class Story:
         await self.node.ask(arm=armed)
         self._trouble(run)
         bring = self._way_to(run)
-        tries = 0
         try:
-            while self.node.is_alive and tries < TRIES:
-                tries += 1
-                if run.room == "expiry":
-                    await bring()
-                else:
-                    await self._beside(bring, run)
+            for _ in range(TRIES):
+                if not self.node.is_alive:
+                    break
+                await (bring() if run.room == "expiry" else self._beside(bring, run))
         except Died:
-            pass
-        self.told.calls_failed += len(self.work.failures)
-        self.work.failures.clear()
-        if self.node.is_alive:
-            await deferLater(self.reactor, 0.05)
+            return await self._died()
+        finally:
+            self.told.calls_failed += len(self.work.failures)
+            self.work.failures.clear()
+        await deferLater(self.reactor, 0.05 * self.node.is_alive)
         if self.node.is_alive:
             await self.node.kill()
             return ""
@@ -288,6 +288,8 @@ class Story:
             await self._stand_up()
         if run.room == "expiry":
             await self._prepare_expiry(run)
+        elif self.service.undone:
+            await self._put_right()
 
     async def _prepare_expiry(self, run: Run) -> None:
         """Shares of which some will have expired and some not, and a cycle over them all."""
@@ -361,9 +363,19 @@ class Story:
             if chance.random() < 0.5:
                 await upload_small()
             else:
-                await work.change(protocol, work.slots[3], {0: work.content()})
+                await work.change(protocol, work.slots[3], {0: work.content(small=True)})
             self.service.calm()
             await work.read_slot(protocol, work.slots[3])
+
+        async def undo() -> None:
+            si = work.slots[0]
+            await work.change(protocol, si, {0: work.content(small=True)})
+            self.service.delay_puts(1, key=share_key(si, 0))
+            await work.change(protocol, si, {0: work.content(small=True)})
+            await work.change(protocol, si, {0: work.content(small=True)})
+            work.apply_late()
+            await self.node.travel(CHECKS_S[0] + 1)
+            await self._until_idle()
 
         ways: dict[str, Callable[[], Awaitable[None]]] = {
             "upload.aborting": give_up, "upload.before-put": upload_small, "file.aborting": fail_part,
@@ -373,7 +385,7 @@ class Story:
         }  # fmt: skip
         rooms: dict[str, Callable[[], Awaitable[None]]] = {
             "upload": upload, "multipart": upload_large, "file": write_large, "slot": write, "lease": lease,
-            "unsure": lose_answer, "expiry": self._pass_time,
+            "unsure": lose_answer, "expiry": self._pass_time, "late": undo,
         }  # fmt: skip
         return ways.get(run.point) or rooms[run.room]
 
@@ -390,6 +402,24 @@ class Story:
             if not self.node.is_alive:
                 return
 
+    # what the service applied late
+
+    async def _until_idle(self) -> None:
+        while (await self.node.ask(timer=0))["busy"]:
+            await deferLater(self.reactor, 0.002)
+
+    async def _put_right(self) -> None:
+        """The node lives, and knows of the PUTs that had no answer: what they have undone it makes good in time."""
+        undone, self.service.undone = self.service.undone, set()
+        for after_s in CHECKS_S:
+            await self.node.travel(after_s + 1)
+            await self._until_idle()
+        checker = Checker(self.service, self.record)
+        checker.came_back = undone
+        checker.check_bucket()
+        checker.end()
+        self.told.put_right += len(undone)
+
     # the end
 
     async def _end_well(self) -> None:
@@ -402,6 +432,9 @@ class Story:
         await self._some_work(1)
         self.record.may_be_gone(self.service.wall_s())
         self.work.apply_late()
+        if self.service.undone:
+            await self._put_right()
+            self.record.may_be_gone(self.service.wall_s())
         await self.node.stop()
         storage = self.node.folder / "storage"
         assert is_marked_clean(storage), "a clean stop has not marked the index"
