@@ -30,8 +30,6 @@ class Checker:
     def __init__(self, service: CrashService, record: Record) -> None:
         self.service, self.record = service, record
         self.wrong: list[str] = []
-        #: Keys that something late has made or changed while the node lived.
-        self.came_back: set[str] = set()
         self.containers: dict[ShareId, tuple[Container, bytes]] = {}
         self.overlays: dict[bytes, Ends] = {}
 
@@ -90,8 +88,8 @@ class Checker:
             self.require(data == immutable.data, f"{key}: its {len(data)} bytes are not what was sent")
         elif mutable is not None:
             allowed = mutable.allowed()
-            # One that was deleted may be back: it may as well be one that was stored without an answer.
-            is_back = allowed == [None] and key in self.came_back
+            # One that was deleted may be back, or have come after its deletion: nothing is lost by that.
+            is_back = None in allowed and key in self.service.applied_late and data in mutable.ever
             if data not in allowed and key not in self.service.excused and not is_back:
                 told = [None if one is None else one[:8] for one in allowed]
                 self.wrong.append(f"{key} has {data[:8]!r} and {len(data)} bytes, which is none of {told}")
@@ -170,6 +168,7 @@ class Checker:
             if lease_key(share.storage_index) in self.service.excused:
                 mutable.leases.clear()
         self.service.excused.clear()
+        self.service.applied_late.clear()
 
 
 def is_marked_clean(storage_dir: Path) -> bool:

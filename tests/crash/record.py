@@ -55,10 +55,11 @@ class Write:
 
 @dataclass
 class Mutable:
-    """One mutable share; it begins with its absence."""
+    """One mutable share; it begins with its absence. `ever`: all contents that somebody has sent."""
 
     writes: list[Write] = field(default_factory=lambda: [Write(None, 0, 0, True)])
     leases: dict[bytes, float] = field(default_factory=dict)
+    ever: set[bytes | None] = field(default_factory=set)
 
     def allowed(self) -> list[bytes | None]:
         """All contents that it may have now."""
@@ -95,6 +96,7 @@ class Record:
             found = self.mutable.setdefault(share, Mutable())
             write = Write(content, next(self._events))
             found.writes.append(write)
+            found.ever.add(content)
             begun.append((share, write))
             if content is None:
                 found.leases.clear()

@@ -32,6 +32,7 @@ class CrashService(S3Server):
         self.offset_s = 0.0
         self.undone: set[str] = set()
         self.excused: set[str] = set()
+        self.applied_late: set[str] = set()
         self._arrivals = itertools.count(1)
         self._arrival: dict[int, int] = {}
         self._newest: dict[str, int] = {}
@@ -105,7 +106,9 @@ class CrashService(S3Server):
         gates, self._late = self._late, []
         for gate in gates:
             gate.release()
-        return [key for key, stored in self.bucket.objects.items() if before.get(key) != stored.body]
+        changed = [key for key, stored in self.bucket.objects.items() if before.get(key) != stored.body]
+        self.applied_late.update(changed)
+        return changed
 
     def node_ended(self) -> None:
         """Nobody knows any more of what is late."""
