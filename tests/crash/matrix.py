@@ -29,6 +29,7 @@ from ..live.wire import PROTOCOLS
 from ..support.services import plain_environment
 from .living import ROOT, Forker, make_certificates
 from .story import Run, Story, Told
+from .whole import run_whole
 
 RUNS_A_STORY = 8
 TROUBLES = ("", "errors", "late")
@@ -55,8 +56,8 @@ def plan(count: int, chance: random.Random, *, only: str = "") -> list[list[Run]
     ]  # fmt: skip
 
 
-async def run_stories(reactor: Any, stories: Sequence[Sequence[Run]], seed: int) -> Told:
-    """One after the other, in this process. Story number n has the seed + n."""
+async def run_stories(reactor: Any, stories: Sequence[Sequence[Run]], seed: int, *, whole: int) -> Told:
+    """One after the other, in this process, and so many deaths of a whole node. Story number n has the seed + n."""
     certificates = make_certificates()
     forker = Forker(reactor)
     await forker.start()
@@ -67,16 +68,17 @@ async def run_stories(reactor: Any, stories: Sequence[Sequence[Run]], seed: int)
         found = await Story(reactor, forker, runs, seed + number, certificates=certificates).live()
         told.add(found)
         if found.wrong:
-            print(f"--- story {number}\n{found.wrong[-1]}", flush=True)
+            found.wrong[-1] = f"--- story {number}\n{found.wrong[-1]}"
             # What a broken story has left behind must not disturb the next.
             await forker.stop()
             forker = Forker(reactor)
             await forker.start()
     await forker.stop()
+    told.add(await run_whole(reactor, whole, seed))
     return told
 
 
-def run_here(stories: Sequence[Sequence[Run]], seed: int) -> Told:
+def run_here(stories: Sequence[Sequence[Run]], seed: int, *, whole: int) -> Told:
     """The same, with the reactor of this process, which ends with it."""
     from twisted.internet import reactor
     from twisted.logger import globalLogBeginner
@@ -86,7 +88,7 @@ def run_here(stories: Sequence[Sequence[Run]], seed: int) -> Told:
     result: list[Any] = []
 
     def begin() -> None:
-        going = Deferred.fromCoroutine(run_stories(reactor, stories, seed))
+        going = Deferred.fromCoroutine(run_stories(reactor, stories, seed, whole=whole))
         going.addBoth(result.append)
         going.addBoth(lambda _: reactor.stop())  # type: ignore[attr-defined]
 
@@ -110,13 +112,13 @@ def run_in_jobs(arguments: Sequence[str], seed: int, jobs: int) -> Told:
     told = Told()
     for process in processes:
         said, _ = process.communicate()
-        *before, last = said.splitlines() or [""]
-        print("".join(f"{line}\n" for line in before), end="", flush=True)
+        last = (said.splitlines() or [""])[-1]
         if process.returncode or not last.startswith("{"):
             told.wrong.append(f"a process ended with {process.returncode}: {last}")
         else:
             found = json.loads(last)
             told.add(Told(**{**found, "deaths": Counter(found["deaths"])}))
+            print("".join(f"{wrong}\n" for wrong in found["wrong"]), end="", flush=True)
     return told
 
 
@@ -146,6 +148,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--job", type=int, default=None, help=argparse.SUPPRESS)
+    parser.add_argument("--whole", type=int, default=0, help="so many deaths more, of nodes that `tahoe run` starts")
     parser.add_argument("--only", default="", help="only points whose name contains this")
     parser.add_argument("--story", type=int, default=None, help="only the story of this number")
     return parser.parse_args(arguments)
@@ -160,7 +163,9 @@ def main(arguments: Sequence[str]) -> int:
         options.jobs, options.job = 1, 0
     if options.job is not None:
         mine = [runs if number % options.jobs == options.job else [] for number, runs in enumerate(stories)]
-        print(json.dumps(vars(run_here(mine, seed))))
+        # The first of several has the whole node.
+        told = run_here(mine, seed, whole=0 if options.job else options.whole)
+        print(json.dumps(vars(told)))
         return 0
     print(f"seed {seed}", flush=True)
     text = summary(run_in_jobs(arguments, seed, options.jobs), {run.point for runs in stories for run in runs})

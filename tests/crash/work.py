@@ -72,14 +72,16 @@ class Work:
     def size_of(self, storage_index: bytes) -> int:
         return LARGE_BYTES if storage_index[0] % 2 else SMALL_BYTES
 
-    async def upload(self, protocol: str, storage_index: bytes | None = None, *, abort: bool = False) -> None:
+    async def upload(
+        self, protocol: str, storage_index: bytes | None = None, *, abort: bool = False, size: int | None = None
+    ) -> None:
         """Some shares of a file, one after the other."""
         si = storage_index or self.chance.choice(self.files)
         peer = self.peer(protocol)
         if peer is None:
             return
         shnums = set(self.chance.sample(range(4), self.chance.randint(1, 3)))
-        renew, since_s, size = self.chance.choice(SECRETS), self.now_s(), self.size_of(si)
+        renew, since_s, size = self.chance.choice(SECRETS), self.now_s(), size or self.size_of(si)
         for shnum in shnums:
             self.record.attempted(ShareId(si, shnum), pattern(size, si[1] * 256 + shnum))
         allocating = peer.storage.allocate_buckets(si, renew, CANCEL, shnums, size, peer.canary)
@@ -97,15 +99,15 @@ class Work:
 
     async def _write_share(self, peer: Peer, protocol: str, share: ShareId, writer: Any, *, abort: bool) -> bool:
         data = self.record.immutable[share].data
-        fate = self.chance.random()
+        fate, piece = self.chance.random(), max(PIECE_BYTES, len(data) // 4)
         if abort or fate < 0.1:
             data = data[: self.chance.randrange(1, len(data))]
-            for start in range(0, len(data), PIECE_BYTES):
-                await self.call("write", writer.callRemote("write", start, data[start : start + PIECE_BYTES]))
+            for start in range(0, len(data), piece):
+                await self.call("write", writer.callRemote("write", start, data[start : start + piece]))
             if abort or fate < 0.07:
                 await self.call("abort", writer.callRemote("abort"))
             return False
-        writing = peer.write_and_close(writer, data, piece_bytes=PIECE_BYTES)
+        writing = peer.write_and_close(writer, data, piece_bytes=piece)
         return (await self.call(f"{protocol} upload", writing))[0]
 
     def _seen(self, share: ShareId) -> None:
