@@ -18,7 +18,7 @@ from typing import Any
 
 from twisted.internet.task import deferLater
 
-from tahoe_s3.store.keys import share_key
+from tahoe_s3.store.keys import lease_key, share_key, slot_prefix
 from tahoe_s3.store.late import CHECKS_S
 
 from ..live.wire import PROTOCOLS
@@ -418,20 +418,40 @@ class Story:
                 self.work.apply_late()
         self.service.calm()
         await self.work.some(1)
-        self.work.apply_late()
+        await self._undo_each(self.chance.choice(PROTOCOLS))
         self.work.failures.clear()
         await self._put_right()
+
+    async def _undo_each(self, protocol: str) -> None:
+        """Something of each kind is undone, with nobody to write it again: a mutable share, leases, and the share of
+        an upload that failed and was begun again."""
+        work, slot, file = self.work, self.work.slots[1], self._fresh_file()
+        await work.change(protocol, slot, {0: work.content(small=True)})
+        self.service.delay_puts(1, key=share_key(slot, 0))
+        await work.change(protocol, slot, {0: work.content(small=True)})
+        await work.change(protocol, slot, {0: work.content(small=True)})
+        self.service.delay_puts(1, key=lease_key(slot))
+        for _ in range(4):
+            await work.lease(protocol, slot)
+        self.service.delay_puts(ALL_ATTEMPTS, key=slot_prefix(file))
+        await work.upload(protocol, file)
+        self.service.calm()
+        for _ in range(3):
+            await work.upload(protocol, file)
+        work.apply_late()
 
     async def _put_right(self) -> None:
         """The node lives, and knows of the PUTs that had no answer: what they have undone it makes good in time."""
         undone, self.service.undone = self.service.undone, set()
+        objects = self.service.bucket.objects
+        before = {key: objects.get(key) for key in undone}
         for after_s in CHECKS_S:
             await self.node.travel(after_s + 1)
             await self._until_idle()
         checker = Checker(self.service, self.record)
         checker.check_bucket()
         checker.end()
-        self.told.put_right += len(undone)
+        self.told.put_right += sum(1 for key in undone if objects.get(key) is not before[key])
 
     # the end
 
