@@ -13,10 +13,9 @@ of the Amazon S3 API reference.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, Callable, Final, NamedTuple, Protocol, Union
+from typing import TYPE_CHECKING, Any, Callable, Final, NamedTuple, Union
 
 from twisted.internet.defer import Deferred, gatherResults, inlineCallbacks, succeed
-from twisted.python.failure import Failure as TwistedFailure
 
 from tahoe_s3 import answers, documents, listing
 from tahoe_s3._native import Engine, Entry, FileRegion, Page, Upload
@@ -43,11 +42,13 @@ from tahoe_s3.s3errors import (
     WrongRegion,
     is_unsupported,
 )
-from tahoe_s3.settle import completed_before, written
+from tahoe_s3.settle import OnWrite, completed_before, tell_ended, written
 from tahoe_s3.transfer import Call, Counters, Priority, ReactorLike, Transfers
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Sequence
+
+    from twisted.python.failure import Failure as TwistedFailure
 
     from tahoe_s3._native import Event, Method
     from tahoe_s3.splits import Splits
@@ -72,12 +73,6 @@ MAX_LISTED_UPLOADS: Final = 100_000
 WHOLE_BYTES: Final = 32 * 1024 * 1024
 """The largest object that is fetched without its size being known; the engine's own limit."""
 XML_HEADERS: Final = (("content-type", "application/xml"),)
-
-
-class OnWrite(Protocol):
-    """See S3Client._write()."""
-
-    def __call__(self, key: str, *, is_in_doubt: bool, is_answered: bool) -> None: ...
 
 
 class GetResult(NamedTuple):
@@ -112,7 +107,7 @@ class S3Client:
         self._attempts = config.attempts
         self._budget_bytes = config.buffer_budget_bytes
         self._transfers = Transfers(reactor, engine, max_waiting=config.max_waiting)
-        #: Called as each write or deletion of an object ends, with its key: see _write().
+        #: Called as each write or deletion of an object ends; see OnWrite.
         self.on_write: OnWrite | None = None
         self._lists_v1: bool | None = None
         self._single_deletes = False
@@ -166,21 +161,13 @@ class S3Client:
     def _write(
         self, operation: str, method: Method, key: str, priority: Priority, deadline_s: float | None, **options: Any,
     ) -> Deferred[Event]:
-        """A request that makes or removes the object. `on_write` hears of its end before the caller: with
-        is_in_doubt where an attempt may be applied yet, since nobody knows what became of it, and with is_answered
-        where one was."""
+        """A request that makes or removes the object. `on_write` hears of its end before the caller."""
         d = self._object(operation, method, key, priority, deadline_s, **options)
         return d.addBoth(self._wrote, [key])
 
     def _wrote(self, result: Event | TwistedFailure, keys: Iterable[str]) -> Event | TwistedFailure:
-        is_answered = not isinstance(result, TwistedFailure)
-        if isinstance(result, TwistedFailure):
-            is_in_doubt = isinstance(result.value, S3Error) and result.value.outcome == "unknown"
-        else:
-            is_in_doubt = result.attempts > 1
-        if self.on_write is not None and (is_answered or is_in_doubt):
-            for key in keys:
-                self.on_write(key, is_in_doubt=is_in_doubt, is_answered=is_answered)
+        if self.on_write is not None:
+            tell_ended(self.on_write, result, keys)
         return result
 
     def _bucket(

@@ -191,7 +191,7 @@ class LateWrites:
         row = store.index.overlay(storage_index)
         if info is not None and (row is None or row.leases is None):
             # One that was deleted is back, or one that nobody has read: what it holds is read when it is needed.
-            store.index.put_overlay(storage_index, OverlayRow(info.etag, info.modified_s, None))
+            store.index.put_overlay(storage_index, OverlayRow(info.etag, info.modified_s, None, info.size))
         elif row is not None and row.leases and (info is None or info.etag != row.etag):
             if row.etag:
                 self.log.warn("{key} was undone by a write that had no answer; it is written again", key=key)

@@ -94,18 +94,18 @@ class Overlays:
 
     @inlineCallbacks
     def _put(self, storage_index: bytes, merged: list[Lease]) -> Generator[Deferred[Any], Any, None]:
-        key = lease_key(storage_index)
+        key, body = lease_key(storage_index), overlay_to_json(merged)
         reach("lease.before-put")
         try:
-            info: ObjectInfo = yield self._client.put(key, overlay_to_json(merged), content_type="application/json")
+            info: ObjectInfo = yield self._client.put(key, body, content_type="application/json")
         except S3Error as error:
             if error.outcome != "not_applied":
                 # The object has either these leases or those before. All of them go out with the next write, so
                 # none is lost whichever it is; without an ETag the next start reads the object anew.
-                self._index.put_overlay(storage_index, OverlayRow("", 0, tuple(merged)))
+                self._index.put_overlay(storage_index, OverlayRow("", 0, tuple(merged), len(body)))
             raise
         reach("lease.after-put")
-        self._index.put_overlay(storage_index, OverlayRow(info.etag, info.modified_s, tuple(merged)))
+        self._index.put_overlay(storage_index, OverlayRow(info.etag, info.modified_s, tuple(merged), len(body)))
         reach("lease.row")
 
     @inlineCallbacks
@@ -136,7 +136,7 @@ class Overlays:
         except OverlayError as error:
             raise OverlayError(f"{key}: {error}") from None
         reach("lease.after-get")
-        self._index.put_overlay(storage_index, OverlayRow(got.etag, got.modified_s, tuple(leases)))
+        self._index.put_overlay(storage_index, OverlayRow(got.etag, got.modified_s, tuple(leases), len(got.data)))
         return leases
 
     @inlineCallbacks
@@ -155,7 +155,7 @@ class Overlays:
             yield self._client.delete(lease_key(storage_index))
         except S3Error as error:
             if error.outcome != "not_applied":
-                self._index.put_overlay(storage_index, OverlayRow("", 0, None))
+                self._index.doubt_overlay(storage_index, was_deleted=True)
             raise
         reach("lease.after-delete")
         self._index.drop_overlay(storage_index)

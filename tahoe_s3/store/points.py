@@ -42,8 +42,8 @@ POINTS: Final[dict[str, str]] = {
     "slot.after-put": "the bucket has the new version of one share; the index has the old one",
     "slot.all-put": "the bucket has all new versions; index and cache have the old ones",
     "slot.row": "the index has the new version of one share; the cache has the old one",
-    "slot.cached": "index and cache have the new version of one share; nothing is deleted or answered",
-    "slot.before-delete": "the new versions are there; one share is about to be deleted",
+    "slot.cached": "index and cache have the new version of one share; nothing is answered",
+    "slot.before-delete": "the bucket has the new versions, the index not; one share is about to be deleted",
     "slot.after-delete": "the bucket has deleted one share; the index still has it",
     "slot.before-leases": "the last share is gone; the lease object is still there",
     "slot.before-answer": "everything is done; the client is not answered",
@@ -73,7 +73,7 @@ POINTS: Final[dict[str, str]] = {
     "expiry.leases-deleted": "the bucket has deleted the lease objects; the index has them",
     "expiry.unlocked": "the locks are given back; what was deleted is not counted",
     "expiry.counted": "what was deleted is counted and written down",
-    # the start, store/opening.py and ownership.py
+    # the start, store/opening.py, ownership.py and reconcile.py
     "open.index": "the index is open and marked as not clean; spool and cache are as the last run left them",
     "open.tidied": "the spool is empty, the cache tidied; the bucket was not asked anything",
     "claim.read": "the owner's mark was read, and is this node's or nobody's",
@@ -81,7 +81,8 @@ POINTS: Final[dict[str, str]] = {
     "claim.done": "the mark was read back; nothing is listed",
     "list.begun": "a new listing has begun: no row counts as seen by it",
     "list.page": "the rows of one page are in the index, others may be missing",
-    "list.done": "the listing is complete; rows that it did not show are as they were",
+    "list.done": "the last page is noted; rows that it did not show are as they were",
+    "list.noted": "lease objects that no page showed are in doubt; shares that none showed are not asked for yet",
     "open.confirmed": "the mark was looked at again; multipart uploads of earlier runs are there",
     "open.upload-removed": "one multipart upload of an earlier run is removed, others are not",
     "open.done": "everything is in order; nothing is served yet",
@@ -94,9 +95,11 @@ POINTS: Final[dict[str, str]] = {
     "cache.written": "the cache's table is written under another name",
     "cache.closed": "the cache's table is in place; the index is not marked clean",
     "close.engine": "the engine has stopped; the index is not marked clean",
+    "close.remembered": "how far a listing came is written down; the index is not marked clean",
     "index.flushed": "the index's rows are on the disk; it is not marked clean",
     "index.marked": "the clean mark is on the disk; the file is open",
-    "index.closed": "the index is closed; its folder is not flushed",
+    "index.closed": "the index is closed; its sum is that of the stop before",
+    "index.summed": "the sum of the index is on the disk; its folder is not flushed",
 }
 
 #: Called with every name that is reached. None but in a test's own process.

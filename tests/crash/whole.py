@@ -185,10 +185,13 @@ class Whole:
 
 def _read_index(storage: Path, copy: Path) -> dict[str, Any]:
     """What the index of a node that does not run holds."""
-    shutil.copy(storage / "index.sqlite", copy)
-    with closing(sqlite3.connect(copy)) as db:
+    copy.mkdir()
+    for path in storage.glob("index.sqlite*"):
+        shutil.copy(path, copy)
+    shutil.copy(copy / "index.sqlite", copy / "looked-at")
+    with closing(sqlite3.connect(copy / "looked-at")) as db:
         (identity,) = db.execute("SELECT value FROM meta WHERE name='identity'").fetchone()
-    index = Index(copy, identity=identity)
+    index = Index(copy / "index.sqlite", identity=identity)
     # The scratch folder of read-test-writes stays, empty; uploads leave nothing.
     spool = SimpleNamespace(iterdir=lambda: [path for path in (storage / "incoming").rglob("*") if path.is_file()])
     found = dump(SimpleNamespace(index=index, problem=None, slots=SimpleNamespace(_unsure={}), incoming_dir=spool))

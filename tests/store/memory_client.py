@@ -159,6 +159,8 @@ class _Get:
             self.fail(failing.error, outcome=failing.outcome)
         elif self.held is None:
             self.go()
+        elif self.held.apply_first:
+            self._look()
 
     def _closed(self) -> None:
         self.client.window_bytes -= self.length
@@ -239,7 +241,7 @@ class MemoryClient:
         self.holds: list[Held] = []
         self.counters = Counters()
         self.on_budget_wait: Callable[[int], None] | None = None
-        self.on_write: Any = None
+        self.on_write: Any = lambda key, **_: None
         self.retried: set[str] = set()  # keys whose writes succeed at the second attempt
         self.now_s = 1_700_000_000
         self.region = "us-east-1"
@@ -247,12 +249,11 @@ class MemoryClient:
         self.budget_bytes = budget_bytes
         self.etag_of: Callable[[bytes], str] = lambda data: hashlib.md5(data).hexdigest()
         self.closed = False
-        #: Keys that a multi-delete does not delete, and the codes it gives for them.
-        self.delete_errors: dict[str, str] = {}
-        #: Whether the service has answered anything; where not, nobody knows its time.
-        self.answered = False
-        #: How far its clock is ahead of the one it follows.
-        self.ahead_s = 0.0
+        #: Keys on one page of a listing.
+        self.page_keys = MAX_KEYS
+        self.delete_errors: dict[str, str] = {}  # keys that a multi-delete does not delete, and why
+        self.answered = False  # whether the service has answered anything; where not, nobody knows its time
+        self.ahead_s = 0.0  # how far its clock is ahead of the one it follows
         self._clock: Any = None
         self._failing: list[_Failing] = []
         self._waiting: list[_Get] = []
@@ -371,14 +372,12 @@ class MemoryClient:
         return result
 
     def _write(self, operation: str, key: str, keys: list[str], apply: Callable[[], Any]) -> Deferred[Any]:
-        """As the real client's: whoever asked is told how each write ended."""
-
+        """As the real client's: on_write is told how each write has ended."""
         def ended(result: Any) -> Any:
             error = getattr(result, "value", None)
-            for one in keys:
-                is_in_doubt = one in self.retried if error is None else error.outcome == "unknown"
-                if self.on_write is not None and (is_in_doubt or error is None):
-                    self.on_write(one, is_in_doubt=is_in_doubt, is_answered=error is None)
+            doubts = [one for one in keys if (one in self.retried if error is None else error.outcome == "unknown")]
+            for one in keys if error is None else doubts:
+                self.on_write(one, is_in_doubt=one in doubts, is_answered=error is None)
             return result
 
         return self._request(operation, key, apply, is_write=True).addBoth(ended)
@@ -489,15 +488,16 @@ class MemoryClient:
         def apply() -> Page:
             after = token or start_after or ""
             keys = [key for key in sorted(self.objects) if key.startswith(prefix) and key > after]
-            page = keys[:max_keys]
-            found = [
-                Entry(key, len(o.data), o.listed_etag or o.etag, o.modified_s, "STANDARD")
-                for key, o in ((key, self.objects[key]) for key in page)
-            ]
-            return Page(found, [], page[-1] if len(keys) > max_keys else None, False)
+            page = keys[: min(max_keys, self.page_keys)]
+            return Page([self.entry(key) for key in page], [], page[-1] if len(keys) > len(page) else None, False)
 
         assert delimiter is None, "no test needs it yet"
         return self._request("ListObjectsV2", prefix, apply)
+
+    def entry(self, key: str) -> Entry:
+        """What a listing says of it."""
+        stored = self.objects[key]
+        return Entry(key, len(stored.data), stored.listed_etag or stored.etag, stored.modified_s, "STANDARD")
 
     def list_all(self, prefix: str, on_page: Callable[[Page], Any], **options: Any) -> Deferred[int]:
         """The client's own, on the pages of this."""
