@@ -175,7 +175,8 @@ class Story:
 
     async def _check_as_client(self) -> None:
         """What clients see is what the bucket has: shares, and their bytes."""
-        await self.node.connect()
+        if not self.node.peers:
+            await self.node.connect()
         protocol = self.chance.choice(PROTOCOLS)
         peer, objects = self.node.peers[protocol], self.service.bucket.objects
         before = len(self.work.failures)
