@@ -16,8 +16,9 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, cast
 
+from tahoe_s3.s3errors import Unavailable
 from tahoe_s3.store.keys import ShareId
 from tahoe_s3.store.leases import Lease, merge, pack, unpack
 
@@ -97,6 +98,17 @@ def _ends(leases: Iterable[Lease], overlay: OverlayRow | None) -> _Ends:
     return max(ends, default=0), "".join(f"{min(end, _MAX_EXPIRATION_S):0{EXPIRATION_DIGITS}d}" for end in ends)
 
 
+class _Closed:
+    """In the place of the database of a closed index: what was under way when the node stopped, and asks again, ends
+    with an error that says so."""
+
+    def execute(self, *_: object) -> sqlite3.Cursor:
+        raise Unavailable("the node has stopped", kind="local")
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
 class Index:
     """The index of one bucket and prefix. `identity` names both; an index of another identity is emptied."""
 
@@ -163,6 +175,7 @@ class Index:
 
     def _close_files(self) -> None:
         self._db.close()
+        self._db = cast(sqlite3.Connection, _Closed())
 
     def close(self) -> None:
         """Mark it clean, on disk, and close it. Idempotent is not needed: the Store calls it once."""
