@@ -47,8 +47,8 @@ PART = 20_000
 #: What a client sees of a node that is gone.
 HUNG_UP = (
     CancelledError, ConnectingCancelledError, DeadReferenceError, ConnectionDone, ConnectionLost, ConnectError,
-    ResponseFailed, ResponseNeverReceived, RequestGenerationFailed, RequestNotSent, RequestTransmissionFailed, NegotiationError,
-    RemoteNegotiationError,
+    ResponseFailed, ResponseNeverReceived, RequestGenerationFailed, RequestNotSent, RequestTransmissionFailed,
+    NegotiationError, RemoteNegotiationError,
 )  # fmt: skip
 NAME = "storage"
 
