@@ -150,6 +150,11 @@ class Slots:
         """Changes with every write of the share."""
         return self._generations.get(ShareId(storage_index, shnum), self._forgotten)
 
+    @property
+    def unsure(self) -> list[bytes]:
+        """The storage indexes that have unsure shares."""
+        return list(self._unsure)
+
     def is_unsure(self, storage_index: bytes) -> bool:
         return storage_index in self._unsure
 

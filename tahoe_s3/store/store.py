@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 from twisted.internet.base import DelayedCall
-from twisted.internet.defer import Deferred, DeferredList, inlineCallbacks, maybeDeferred
+from twisted.internet.defer import Deferred, DeferredList, TimeoutError, inlineCallbacks, maybeDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -34,6 +34,8 @@ from tahoe_s3.store.windows import ReadCache
 #: Seconds after which an object that should be there and is not is asked for again. All must say 404 before the
 #: share is dropped, since listings and reads of some services lag behind.
 VANISH_CHECKS_S = (30.0, 120.0, 300.0)
+#: Seconds that a stop may ask about writes whose outcome nobody knows.
+SETTLE_S = 15.0
 #: Bytes of share data kept in memory for reads, and of whole mutable shares on local disk.
 READ_BUDGET_BYTES = 64 * 1024 * 1024
 CACHE_BUDGET_BYTES = 256 * 1024 * 1024
@@ -243,7 +245,9 @@ class Store:
         yield self.slots.when_idle()
         while self._background:
             yield DeferredList(list(self._background))
-        is_clean = self.problem is None
+        yield self._settle_all()
+        # What is unsure is known in memory only: an index that was kept would show a share that may be gone.
+        is_clean = self.problem is None and not self.slots.unsure
         for step in (self.reads.close, self.cache.close, self.client.close):
             try:
                 yield maybeDeferred(step)
@@ -251,6 +255,15 @@ class Store:
                 self.log.failure("the store was not closed cleanly")
                 is_clean = False
         self._close_index(is_clean=is_clean)
+
+    @inlineCallbacks
+    def _settle_all(self) -> Generator[Deferred[Any], Any, None]:
+        """Ask about the writes that nobody has asked about, for a few seconds."""
+        asking = DeferredList([self.slots.settle(si) for si in self.slots.unsure], consumeErrors=True)
+        try:
+            yield asking.addTimeout(SETTLE_S, self.reactor)
+        except TimeoutError:
+            self.log.warn("the bucket does not tell what became of some writes; the next start rebuilds the index")
 
     def _close_index(self, *, is_clean: bool) -> None:
         try:

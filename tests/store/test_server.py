@@ -19,6 +19,7 @@ from tahoe_s3.client import Unavailable
 from tahoe_s3.store.containers import DamagedContainerError
 from tahoe_s3.store.keys import MAX_SHNUM, lease_key, share_key
 from tahoe_s3.store.leases import hash_secret, overlay_from_json
+from tahoe_s3.store.store import SETTLE_S
 
 from .helpers import NODEID, SI, error_of, immutable_object, mutable_object, now, pattern, waits
 from .servers import CANCEL, RENEW, ServerPlace, open_files
@@ -476,3 +477,37 @@ def test_a_clean_stop_is_remembered_and_a_broken_one_is_not(tmp_path: Path, monk
     third = ServerPlace(tmp_path)
     assert not third.index.was_kept
     now(third.server.stopService())
+
+
+def stop_after_a_delete_without_an_answer(folder: Path) -> ServerPlace:
+    """A server that is about to stop, and does not know whether share 0 is still there. It is not."""
+    place = ServerPlace(folder)
+    now(create(place, shnums=(0, 1)))
+    place.client.fail("DeleteObject", Unavailable, outcome="unknown", applied=True)
+    deleting = place.server.slot_testv_and_readv_and_writev(OTHER, SECRETS, {0: ([], [], 0)}, [])
+    assert isinstance(error_of(deleting), Unavailable)
+    return place
+
+
+def test_a_stop_asks_about_what_is_unsure(tmp_path: Path) -> None:
+    """Else the next start would show the share until it had been missed for minutes."""
+    first = stop_after_a_delete_without_an_answer(tmp_path)
+    now(first.server.stopService())
+    second = ServerPlace(tmp_path)
+    assert second.index.was_kept and [row.shnum for row in second.index.shares(OTHER)] == [1]
+    now(second.server.stopService())
+
+
+@pytest.mark.parametrize("how", ["fails", "hangs"])
+def test_an_index_that_may_be_wrong_is_not_kept(tmp_path: Path, how: str) -> None:
+    first = stop_after_a_delete_without_an_answer(tmp_path)
+    if how == "fails":
+        first.client.fail("HeadObject", Unavailable)
+    else:
+        first.client.hold("HeadObject")
+    stopping = first.server.stopService()
+    first.clock.advance(SETTLE_S)
+    assert now(stopping) is None and first.clock.getDelayedCalls() == []
+    second = ServerPlace(tmp_path)
+    assert not second.index.was_kept and second.index.share_count == 0
+    now(second.server.stopService())
