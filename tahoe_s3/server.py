@@ -243,7 +243,9 @@ class S3StorageServer(StorageServer):
         self, share_type: bytes, storage_index: bytes, shnum: int, reason: bytes
     ) -> Deferred[None]:
         """Stock's own: a report in the node's folder, if we have the share."""
-        return maybeDeferred(super().advise_corrupt_share, share_type, storage_index, shnum, reason)
+        stock = super().advise_corrupt_share
+        known = self.store.slots.settle(storage_index)
+        return known.addCallback(lambda _: stock(share_type, storage_index, shnum, reason))
 
     # immutable shares
 

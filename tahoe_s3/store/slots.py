@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""One lock a storage index, and what is unsure: writes whose outcome nobody knows yet.
+"""One lock a storage index, and what is unsure: writes whose outcome nobody knows yet, and storage indexes that the
+listing at start has not come to.
 
 The lock covers lease changes, read-test-write and the final PUT or Complete of an upload; asking for shares and
 reading never wait for it. A write with an unknown outcome (no answer, 5xx) makes its share unsure until a HEAD
-settles it: before the next write under the lock, and before the share is shown or read again. So an error is never
-taken for an absence, nor for a success.
+settles it: before the next write under the lock, and before the share is shown or read again. So is what the index
+does not cover yet (store/reconcile.py). So an error is never taken for an absence, nor for a success.
 
 Owner: the Store. Thread: the reactor's. Limits: at most MAX_WAITERS operations wait for one lock; one more fails
 with Busy.
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator
-from typing import Any, Callable, TypeVar
+from typing import Any, Callable, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred, inlineCallbacks, maybeDeferred
 from twisted.logger import Logger
@@ -30,6 +31,13 @@ T = TypeVar("T")
 MAX_WAITERS = 256
 #: Shares whose changes are told apart; beyond it all count as changed once.
 MAX_GENERATIONS = 100_000
+
+
+class Knowledge(Protocol):
+    """What the index covers: the store's Rebuild."""
+
+    def covers(self, storage_index: bytes) -> bool: ...
+    def look_up(self, storage_index: bytes) -> Deferred[None]: ...
 
 
 class _Operation:
@@ -55,9 +63,10 @@ class Slots:
 
     log = Logger()
 
-    def __init__(self, client: S3Client, index: Index) -> None:
+    def __init__(self, client: S3Client, index: Index, knowledge: Knowledge) -> None:
         self._client = client
         self._index = index
+        self._knowledge = knowledge
         self._locks: dict[bytes, _Lock] = {}
         self._unsure: dict[bytes, set[int]] = {}
         self._settling: dict[bytes, list[Deferred[None]]] = {}
@@ -159,9 +168,10 @@ class Slots:
         return storage_index in self._unsure
 
     def settle(self, storage_index: bytes) -> Deferred[None]:
-        """Ask the bucket about what is unsure; no request where nothing is. Fails with an S3Error where it cannot."""
+        """Ask the bucket about what is unsure or was not listed yet; no request where nothing is. Fails with an S3Error
+        where it cannot."""
         waiter: Deferred[None] = Deferred(lambda _: None)
-        if storage_index not in self._unsure:
+        if storage_index not in self._unsure and self._knowledge.covers(storage_index):
             waiter.callback(None)
             return waiter
         waiters = self._settling.get(storage_index)
@@ -180,6 +190,8 @@ class Slots:
     @inlineCallbacks
     def _settle(self, storage_index: bytes) -> Generator[Deferred[Any], Any, None]:
         """Until nothing is unsure: a share may become so while another is asked about."""
+        if not self._knowledge.covers(storage_index):
+            yield self._knowledge.look_up(storage_index)
         while storage_index in self._unsure:
             shnum = min(self._unsure[storage_index])
             generation = self.generation(storage_index, shnum)
