@@ -243,9 +243,7 @@ class MutableSlots:
             raise _changed(key, f"{got.size} bytes, not {row.size}")
         require_mutable(key, got.data)
         container = inspect_bytes(key, got.data)
-        now = store.index.share(*share)
-        if now is not None and now.etag_is_sure and now.etag != got.etag and not row.etag_is_sure:
-            # A read-test-write that began since has told the ETag, and this is what it has put but not answered yet.
+        if expect is None and store.reads.versions.is_unanswered(share, got.etag):
             raise Restart
         current = store.reads.versions.learn(
             share, generation, etag=got.etag, size=got.size, modified_s=got.modified_s, kind=container.head.kind,

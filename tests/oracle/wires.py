@@ -22,7 +22,13 @@ from foolscap.api import DeadReferenceError, Tub, flushEventualQueue
 from foolscap.tokens import NegotiationError, RemoteNegotiationError
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred, succeed
-from twisted.internet.error import ConnectError, ConnectingCancelledError, ConnectionDone, ConnectionLost
+from twisted.internet.error import (
+    ConnectError,
+    ConnectingCancelledError,
+    ConnectionDone,
+    ConnectionLost,
+    DNSLookupError,
+)
 from twisted.web.client import (
     HTTPConnectionPool,
     RequestGenerationFailed,
@@ -44,11 +50,11 @@ from ..support.s3server import S3Server
 from .clients import EVERYTHING, SECRETS
 
 PART = 20_000
-#: What a client sees of a node that is gone.
+#: What a client sees of a node that is gone, or of a call that it gave up itself (DNSLookupError: while connecting).
 HUNG_UP = (
-    CancelledError, ConnectingCancelledError, DeadReferenceError, ConnectionDone, ConnectionLost, ConnectError,
-    ResponseFailed, ResponseNeverReceived, RequestGenerationFailed, RequestNotSent, RequestTransmissionFailed,
-    NegotiationError, RemoteNegotiationError,
+    CancelledError, ConnectingCancelledError, DNSLookupError, DeadReferenceError, ConnectionDone, ConnectionLost,
+    ConnectError, ResponseFailed, ResponseNeverReceived, RequestGenerationFailed, RequestNotSent,
+    RequestTransmissionFailed, NegotiationError, RemoteNegotiationError,
 )  # fmt: skip
 NAME = "storage"
 
