@@ -26,7 +26,7 @@ from .waiting import in_greenlet
 pytestmark = pytest.mark.timeout(0 if is_long() else 300)
 
 
-@pytest.mark.parametrize("machine, examples", [(Oracle, 120), (OverFoolscap, 30), (OverHTTP, 25)])
+@pytest.mark.parametrize("machine, examples", [(Oracle, 100), (OverFoolscap, 25), (OverHTTP, 20)])
 def test_same_answers_same_bytes(machine: Any, examples: int) -> None:
     run_machine(machine, examples=scaled(examples))
     if is_long():
@@ -35,7 +35,7 @@ def test_same_answers_same_bytes(machine: Any, examples: int) -> None:
 
 @ensureDeferred
 async def test_same_through_the_engine() -> None:
-    await in_greenlet(lambda: run_machine(OverEngine, examples=scaled(25)))
+    await in_greenlet(lambda: run_machine(OverEngine, examples=scaled(20)))
 
 
 def test_two_reasons_to_refuse(tmp_path: Path) -> None:

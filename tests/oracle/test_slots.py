@@ -167,7 +167,7 @@ def test_every_answer_is_explained(monkeypatch: pytest.MonkeyPatch, reads: str) 
         monkeypatch.setattr(mutable, "FETCH_BYTES", 1000)
     first = new_seed(f"storms with reads {reads}")
     answered = unanswered = 0
-    for number in range(scaled(30)):
+    for number in range(scaled(25)):
         with new_folder() as folder:
             history = run(Path(folder), first + number)
         answered += history.answered
