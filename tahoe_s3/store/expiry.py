@@ -9,8 +9,9 @@ taken and everything is judged again from the index. A storage index whose lock 
 cycle, so a batch waits for nobody and a renewal that came first wins. Lease objects go last.
 
 Nothing is deleted before the second cycle under the same settings, while this machine's clock and the service's
-differ by more than MAX_DIFFERENCE_S, nor before the second cycle after the clock was set. The earlier one of the two
-clocks decides what has expired.
+differ by more than MAX_DIFFERENCE_S, nor before the second cycle after the clock was set, or after the node was away
+for so long that clients may have missed the day on which they renew. The earlier one of the two clocks decides what has
+expired.
 
 Owner: the storage server, which starts and stops it. Thread: the reactor's. Errors: none leave it; they are logged,
 and what could not be done is tried again. Limits: SLOTS_A_STEP storage indexes a step that cost requests, and
@@ -58,6 +59,8 @@ RETRY_S = 30.0
 MAX_RETRY_S = 600.0
 #: The most that this machine's clock and the service's may differ, as for signatures.
 MAX_DIFFERENCE_S = 15 * 60
+#: The node was away when its last cycle began longer ago than this.
+AWAY_S = 2 * CYCLE_S
 #: The clock was set when it moved by more than this against one that cannot be set.
 JUMP_S = 60.0
 BACKGROUND: Final = 2
@@ -103,9 +106,20 @@ class Expirer:
         self._running = True
         wait_s = SLOW_START_S
         started_s = self.account.state.started_s
-        if self.account.state.cycle is None and started_s is not None:
+        if self.policy.enabled and started_s is not None and self._now_s() - started_s > AWAY_S:
+            self._was_away(self._now_s() - started_s)
+        elif self.account.state.cycle is None and started_s is not None:
             wait_s = max(wait_s, min(CYCLE_S, started_s + CYCLE_S - self._now_s()))
         self._step_in(wait_s)
+
+    def _was_away(self, away_s: float) -> None:
+        """Nobody could renew a lease here meanwhile. (Or the clock was set while the node was stopped.)"""
+        self.log.warn(
+            "This node was away for {days:.1f} days, in which no lease could be renewed: nothing is deleted before a "
+            "whole cycle over all leases has passed.",
+            days=away_s / 86_400,
+        )
+        self.account.start_over(self._now_s())
 
     def stop(self) -> None:
         """Begin nothing more. What was begun ends: the store waits for it."""

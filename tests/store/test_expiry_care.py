@@ -34,7 +34,7 @@ from .expiring import (
     two_files,
 )
 from .helpers import NODEID, error_of, now, waits
-from .servers import CANCEL, RENEW
+from .servers import CANCEL, RENEW, reborn
 
 I0, I1, M2, M3 = SIS
 
@@ -194,6 +194,37 @@ def test_while_the_bucket_cannot_be_used_nothing_is_asked(place: ExpiryPlace) ->
 
 
 # clocks
+
+
+@pytest.mark.parametrize("in_cycle", [False, True])
+def test_a_node_that_was_away_gives_its_clients_time(
+    make: Make, told: list[str], in_cycle: bool
+) -> None:
+    """Its leases ran out while nobody could renew them. After a night's rest it goes on where it was."""
+    place = two_files(make)
+    if in_cycle:
+        held = begin_until(place, "HeadObject", OWNER_KEY)
+        place.client.holds.remove(held)
+        held.fail(Throttled)
+    place.renew(I0)
+    for hours, away in ((10, False), (40 * 24, True)):
+        place.close()
+        place = ExpiryPlace(
+            place.folder, client=reborn(place.client), start_s=place.clock.seconds() + hours * 3600,
+            override_lease_duration=DAY_S,
+        )  # fmt: skip
+        place.start()
+        assert bool(place.expirer.account.state.full_cycles) is not away
+        assert any("This node was away for 40" in text for text in told) is away
+    place.finish_cycle()
+    place.pass_days(0.45)
+    assert place.has(I0), "its clients have half a day to renew their leases"
+    place.renew(I0)
+    place.cycles(2)
+    assert place.has(I0) and not place.has(I1)
+    place.cycles(2)
+    assert not place.has(I0)
+    place.close()
 
 
 @pytest.mark.parametrize("days", [90, -90])
