@@ -153,6 +153,10 @@ class Slots:
     def is_unsure(self, storage_index: bytes) -> bool:
         return storage_index in self._unsure
 
+    def unsure_shares(self) -> list[ShareId]:
+        """All of them, for a later run to mark again."""
+        return [ShareId(si, shnum) for si, shnums in self._unsure.items() for shnum in sorted(shnums)]
+
     def settle(self, storage_index: bytes) -> Deferred[None]:
         """Ask the bucket about what is unsure; no request where nothing is. Fails with an S3Error where it cannot."""
         waiter: Deferred[None] = Deferred(lambda _: None)

@@ -75,6 +75,21 @@ def test_a_delete_that_nobody_answered_is_settled_by_a_head(place: ExpiryPlace, 
     assert not place.has(I0) and not place.has(I1) and not place.has_overlay(I1)
 
 
+@pytest.mark.parametrize("applied", [True, False])
+def test_a_delete_that_nobody_answered_before_a_clean_stop(place: ExpiryPlace, applied: bool) -> None:
+    """The next run, whose index was kept, must not promise anybody a share that may be gone."""
+    place.client.fail("DeleteObjects", Unavailable, outcome="unknown", applied=applied)
+    while not place.client.requests["DeleteObjects"]:
+        place.step()
+    place = place.restarted()
+    assert place.index.was_kept
+    had, writers = now(place.server.allocate_buckets(I0, RENEW, CANCEL, [0], len(DATA)))
+    assert had == (set() if applied else {0}) and set(writers) == {0} - had
+    renewing = place.server.renew_lease(I1, renew_of(5))
+    assert isinstance(error_of(renewing), IndexError) if applied else now(renewing) is None
+    place.close()
+
+
 def test_keys_that_the_service_did_not_delete(place: ExpiryPlace, told: list[str]) -> None:
     key = share_key(I0, 0)
     place.client.delete_errors = {key: "InternalError", lease_key(I1): "InternalError"}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,8 @@ from .memory_client import Held, MemoryClient, Stored
 from .servers import CANCEL, open_place
 
 LIFETIME_S = 2 * DAY_S
-#: Listings do not show lease objects that were written in the last so many seconds.
+#: A listing may not show what was written in the last so many seconds: lease objects, or shares too, if the index was
+#: kept. (Shares that no index knows and no listing shows are not there for anybody, which is the service's word.)
 LAG_S = 600.0
 FILES = [bytes([17 * number]) * 16 for number in range(8)]
 SLOTS = [bytes([17 * number + 1]) * 16 for number in range(4)]
@@ -42,17 +44,17 @@ OPERATIONS = ("DeleteObjects", "PutObject", "GetObject", "HeadObject", "DeleteOb
 
 
 class LaggingClient(MemoryClient):
-    """A process's sight of the bucket, whose listings may lag behind in what is new of the leases."""
+    """A process's sight of the bucket, whose listings may lag behind in what is new below some prefixes."""
 
-    is_lagging = False
+    lagging: tuple[str, ...] = ()
 
     def list_page(self, prefix: str, **options: Any) -> Deferred[Page]:
         page: Deferred[Page] = super().list_page(prefix, **options)
-        return page.addCallback(self._as_of_before) if self.is_lagging else page
+        return page.addCallback(self._as_of_before)
 
     def _as_of_before(self, page: Page) -> Page:
         new_s = self._clock.seconds() - LAG_S
-        seen = [entry for entry in page.entries if not (entry.key.startswith("leases/") and entry.modified_s > new_s)]
+        seen = [entry for entry in page.entries if not entry.key.startswith(self.lagging) or entry.modified_s <= new_s]
         return page._replace(entries=seen)
 
 
@@ -93,22 +95,27 @@ class World:
         self.now_s = START_S
         #: Storage index to renew hash to the time of the call whose success gave it.
         self.told: dict[bytes, dict[bytes, float]] = {}
+        #: Slots that clients are deleting.
+        self.deleting: Counter[bytes] = Counter()
         self.deleted = self.crashes = 0
         self.wrong: list[str] = []
         self.held: list[Held] = []
+        # Kept, since what a generator does when it is thrown away would happen in the folder of the living.
+        self.dead: list[Any] = []
         self.start()
 
     # the node
 
-    def start(self) -> None:
+    def start(self, *, knows_shares: bool = False) -> None:
         self.clock = Clock()
         self.clock.advance(self.now_s)
         self.client = LaggingClient()
         self.client.objects, self.client.uploads = self.objects, self.uploads
         self.client.follow(self.clock)
-        self.client.is_lagging = self.chance.random() < 0.5
+        if self.chance.random() < 0.5:
+            self.client.lagging = ("leases/", "shares/") if knows_shares else ("leases/",)
         store = now(open_place(self.client, self.folder, self.clock, has_run_before=True))
-        self.client.is_lagging = False
+        self.client.lagging = ()
         self.server = S3StorageServer(
             str(self.folder), NODEID, clock=self.clock, backend=store, steady_s=self.clock.seconds,
             expiration_enabled=True, expiration_override_lease_duration=LIFETIME_S,
@@ -127,13 +134,16 @@ class World:
     def crash(self) -> None:
         """Some of the requests under way have reached the service and some not; nobody hears of it."""
         for held in self.held:
+            is_write = held.operation not in ("GetObject", "HeadObject")
             for call in held.calls:
-                if not held.apply_first and self.chance.random() < 0.5 and hasattr(call, "result"):
+                if is_write and not held.apply_first and self.chance.random() < 0.5:
                     call.result.callback = call.result.errback = lambda _: None
                     call.go()
-        self.held.clear()
+        self.dead.append((self.server, self.client, self.held))
+        self.held = []
         self.client.objects, self.client.uploads = Bucket(), {}
         self.client.closed = True
+        self.deleting = Counter()
         self.server.store.index.abandon()
         self.crashes += 1
 
@@ -145,7 +155,7 @@ class World:
             self.crash()
         if kind == 2:
             shutil.rmtree(self.folder)
-        self.start()
+        self.start(knows_shares=kind == 0)
 
     def pass_time(self, seconds: float) -> None:
         self.clock.advance(seconds)
@@ -165,7 +175,9 @@ class World:
 
     def _check_delete(self, key: str) -> None:
         name = parse_key(key)
-        if isinstance(name, ShareId):
+        if isinstance(name, ShareId) and self.deleting[name.storage_index]:
+            self.told.pop(name.storage_index, None)
+        elif isinstance(name, ShareId):
             self.deleted += 1
             for given_s in self.told.get(name.storage_index, {}).values():
                 if self.clock.seconds() - given_s <= LIFETIME_S:
@@ -243,9 +255,14 @@ class World:
         self._change(si, client, self.chance.randrange(1, 2000)).addCallbacks(done, _expected)
 
     def delete(self, si: bytes, client: bytes) -> None:
-        """From the call on the slot may be gone, and with it all leases that it had."""
-        self.told.pop(si, None)
-        self._change(si, client, 0).addCallbacks(lambda _: self.told.pop(si, None), _expected)
+        """It takes its turn, and whatever leases the slot has by then go with it."""
+        deleting = self.deleting
+        deleting[si] += 1
+
+        def done(_: object) -> None:
+            deleting[si] -= 1
+
+        self._change(si, client, 0).addErrback(_expected).addCallback(done)
 
     def step(self) -> None:
         chance = self.chance
