@@ -9,9 +9,10 @@ taken and everything is judged again from the index. A storage index whose lock 
 cycle, so a batch waits for nobody and a renewal that came first wins. Lease objects go last.
 
 Nothing is deleted before the second cycle under the same settings, while this machine's clock and the service's
-differ by more than MAX_DIFFERENCE_S, nor before the second cycle after the clock was set, or after the node was away
-for so long that clients may have missed the day on which they renew. The earlier one of the two clocks decides what has
-expired.
+differ by more than MAX_DIFFERENCE_S, nor before the second cycle after the clock was set. The earlier one of the two
+clocks decides what has expired.
+
+That the node was away, for so long that clients may have missed the day on which they renew, counts as a set clock.
 
 Owner: the storage server, which starts and stops it. Thread: the reactor's. Errors: none leave it; they are logged,
 and what could not be done is tried again. Limits: SLOTS_A_STEP storage indexes a step that cost requests, and

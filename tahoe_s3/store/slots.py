@@ -12,6 +12,7 @@ with Busy.
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from collections.abc import Generator
 from typing import Any, Callable, TypeVar
@@ -30,6 +31,7 @@ T = TypeVar("T")
 MAX_WAITERS = 256
 #: Shares whose changes are told apart; beyond it all count as changed once.
 MAX_GENERATIONS = 100_000
+_UNSURE = "unsure shares"
 
 
 class _Operation:
@@ -59,7 +61,7 @@ class Slots:
         self._client = client
         self._index = index
         self._locks: dict[bytes, _Lock] = {}
-        self._unsure: dict[bytes, set[int]] = {}
+        self._unsure = _unsure_at_the_end_of_the_last_run(index)
         self._settling: dict[bytes, list[Deferred[None]]] = {}
         self._generations: dict[ShareId, int] = {}
         self._changes = 0
@@ -137,6 +139,11 @@ class Slots:
         self._unsure.setdefault(storage_index, set()).add(shnum)
         self.changed(storage_index, shnum)
 
+    def remember_unsure(self) -> None:
+        """For the next run, if it keeps the index: it would take what may be gone for certain, and promise it."""
+        unsure = [(si.hex(), shnum) for si, shnums in self._unsure.items() for shnum in sorted(shnums)]
+        self._index.remember(_UNSURE, json.dumps(unsure))
+
     def changed(self, storage_index: bytes, shnum: int) -> None:
         """The share was written: what a request learned of it before is no longer to be believed."""
         self._changes += 1
@@ -152,10 +159,6 @@ class Slots:
 
     def is_unsure(self, storage_index: bytes) -> bool:
         return storage_index in self._unsure
-
-    def unsure_shares(self) -> list[ShareId]:
-        """All of them, for a later run to mark again."""
-        return [ShareId(si, shnum) for si, shnums in self._unsure.items() for shnum in sorted(shnums)]
 
     def settle(self, storage_index: bytes) -> Deferred[None]:
         """Ask the bucket about what is unsure; no request where nothing is. Fails with an S3Error where it cannot."""
@@ -217,3 +220,10 @@ class Slots:
 
 def _run(_: object, mine: _Operation) -> Deferred[Any]:
     return mine.run()
+
+
+def _unsure_at_the_end_of_the_last_run(index: Index) -> dict[bytes, set[int]]:
+    unsure: dict[bytes, set[int]] = {}
+    for storage_index, shnum in json.loads(index.recall(_UNSURE) or "[]"):
+        unsure.setdefault(bytes.fromhex(storage_index), set()).add(shnum)
+    return unsure

@@ -9,7 +9,6 @@ Owner: S3StorageServer. Thread: the reactor's. Everything on local disk can be d
 
 from __future__ import annotations
 
-import json
 import shutil
 import sqlite3
 from collections import Counter
@@ -42,8 +41,6 @@ CACHE_BUDGET_BYTES = 256 * 1024 * 1024
 INCOMING = "incoming"
 CACHE = "cache"
 INDEX = "index.sqlite"
-#: What the index remembers of the shares that were unsure when the node stopped.
-_UNSURE = "unsure shares"
 
 
 class Store:
@@ -70,8 +67,6 @@ class Store:
         self.incoming_dir.mkdir(parents=True, exist_ok=True)
         self.cache_dir.mkdir(parents=True, exist_ok=True)
         self.slots = Slots(client, index)
-        for storage_index, shnum in json.loads(index.recall(_UNSURE) or "[]"):
-            self.slots.mark_unsure(bytes.fromhex(storage_index), shnum)
         self.overlay = Overlays(client, index, self.slots)
         self.reads = ReadCache(
             client, index, self.slots, reactor=reactor, on_vanished=self.vanished, budget_bytes=READ_BUDGET_BYTES
@@ -249,7 +244,7 @@ class Store:
         while self._background:
             yield DeferredList(list(self._background))
         is_clean = self.problem is None
-        for step in (self.reads.close, self.cache.close, self.client.close):
+        for step in (self.reads.close, self.cache.close, self.client.close, self.slots.remember_unsure):
             try:
                 yield maybeDeferred(step)
             except Exception:
@@ -260,9 +255,6 @@ class Store:
     def _close_index(self, *, is_clean: bool) -> None:
         try:
             if is_clean:
-                # Else the next run would take what may be gone for certain, and promise it to clients.
-                unsure = [(share.storage_index.hex(), share.shnum) for share in self.slots.unsure_shares()]
-                self.index.remember(_UNSURE, json.dumps(unsure))
                 self.index.close()
                 return
         except (sqlite3.Error, OSError):
