@@ -3,6 +3,7 @@
 #   make demo          the main job with real processes: SeaweedFS, an introducer, a storage node, two clients
 #   make test          every test there is; ends with one line of sums
 #   make lint ctest sanitize pytest tahoe-suites installs bench    parts of it, and more
+#   make oracle        EXAMPLES=n random runs beside Tahoe's disk backend, and of concurrent clients on the same slots
 #   make exits         a thousand processes end, and one forks a hundred times, in the middle of TLS transfers
 #   make sanitize-python tsan-python valgrind-python dev-python debug-python    the engine's Python tests, watched
 #   make bench-compare ours and the alternatives side by side, see benchmarks/README.rst
@@ -22,9 +23,9 @@ CLANG ?= $(firstword $(foreach name,clang clang-19 clang-16 clang-14,$(shell com
 WARN = -std=c11 -Wall -Wextra -Wconversion -Wshadow -Werror
 
 .PHONY: help demo test venv packages lint types cwarn ctest sanitize pytest tahoe-suites installs bench bench-compare clean
-.PHONY: exits sanitize-python sanitize-python-quick tsan-python valgrind-python dev-python debug-python
+.PHONY: oracle exits sanitize-python sanitize-python-quick tsan-python valgrind-python dev-python debug-python
 help:
-	@sed -n '2,10s/^# //p' Makefile
+	@sed -n '2,11s/^# //p' Makefile
 
 demo: venv
 	$(BIN)/python -m tests.live.demo
@@ -70,6 +71,12 @@ sanitize: packages
 
 pytest: venv
 	$(BIN)/pytest
+
+# Longer than in `make pytest`: EXAMPLES is the number for the largest test, the others have their share of it. SEED=N
+# does an earlier run again.
+EXAMPLES ?= 2000
+oracle: venv
+	ORACLE_EXAMPLES=$(EXAMPLES) ORACLE_SEED=$(SEED) $(BIN)/pytest tests/oracle -s
 
 # SEED=N begins them in the order of an earlier run.
 exits: venv

@@ -159,7 +159,7 @@ class Window:
         """True: the first `upto` bytes are ready. False: one Event with final=False comes when they are; a later
         call replaces an earlier one that has not fired. ValueError beyond size or after close()."""
     def read(self, offset: int, length: int, /) -> bytes:
-        """A copy. ValueError where not all of it is ready, or after close()."""
+        """A copy (but see Engine.window). ValueError where not all of it is ready, or after close()."""
     def close(self) -> None:
         """Give up this reference. Idempotent; allowed while a GET is in flight."""
 
@@ -187,8 +187,9 @@ class Engine:
     def fileno(self) -> int:
         """An eventfd, readable while drain() has events, and now and then once for nothing. Owned by the engine,
         valid until it is gone."""
-    def window(self, size: int, /) -> Window:
-        """At least 1 byte. Raises BudgetExhausted, ValueError, MemoryError, EngineClosed."""
+    def window(self, size: int, /, *, whole: bool = False) -> Window:
+        """At least 1 byte. `whole`: for who takes all of it at once: read(0, size) then costs no copy.
+        Raises BudgetExhausted, ValueError, MemoryError, EngineClosed."""
     def submit(
         self, method: Method, key: str, *, query: Pairs = (), headers: Pairs = (),
         body: bytes | bytearray | memoryview | FileRegion | None = None, into: Window | None = None,
@@ -219,8 +220,9 @@ class Engine:
         """Counters and gauges by name: requests_get (head, put, post, delete), attempts, retries, retries_denied,
         succeeded, failed, bytes_up, bytes_down, connections_opened, connections_dropped_stale, connections_open,
         queued, in_flight, undrained, budget_used_bytes, budget_bytes, skew_s, skew_adopted (0 or 1), loop_turns (since
-        the last call, as the next two), loop_p999_us (999 of 1,000 turns took at most so long; told up to a fifth too
-        long), loop_max_us (the longest turn)."""
+        the last call, as what follows), loop_p999_us (999 of 1,000 turns took at most so long; told up to a fifth too
+        long), loop_max_us (the longest turn), loop_cpu_p999_us (the same of the processor time
+        that the loop's thread took for a turn, its poll included), loop_cpu_max_us."""
     def close(self) -> None:
         """End every request (kind "closed"), join the threads with the GIL released. Idempotent."""
 

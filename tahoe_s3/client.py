@@ -185,8 +185,8 @@ class S3Client:
                                         event.modified_s or 0),
                 self._too_long, errbackArgs=(key, expect_etag, priority, deadline_s),
             )
-        download = self.get_window(key, offset=offset, length=length, expect_etag=expect_etag, priority=priority,
-                                   deadline_s=deadline_s)
+        download = self._download(key, offset=offset, length=length, expect_etag=expect_etag, priority=priority,
+                                  deadline_s=deadline_s, whole=True)
         result: Deferred[GetResult] = Deferred(lambda _d: download.cancel())
 
         def arrived(info: ObjectInfo) -> None:
@@ -231,13 +231,21 @@ class S3Client:
         Returns at once, also while it waits for memory. The caller must close() the Download. Never raises for
         the service's sake; errors come through when_ready() and when_done().
         """
+        return self._download(key, offset=offset, length=length, expect_etag=expect_etag, priority=priority,
+                              deadline_s=deadline_s, whole=False)
+
+    def _download(
+        self, key: str, *, offset: int, length: int, expect_etag: str | None, priority: Priority,
+        deadline_s: float | None, whole: bool,
+    ) -> Download:
+        """See get_window(); `whole` as in Engine.window()."""
         if not key or offset < 0 or not 0 < length <= self._budget_bytes:
             raise ValueError(f"{length} bytes from {offset} of {key!r} cannot be asked for")
 
         def start(progress: Callable[[Call], None]) -> Call:
             return self._transfers.request(
                 "GetObject", "GET", key, native_key=self._prefix + key, priority=priority, deadline_s=deadline_s,
-                window_bytes=length, on_progress=progress, attempts=self._attempts, offset=offset,
+                window_bytes=length, whole=whole, on_progress=progress, attempts=self._attempts, offset=offset,
                 expect_etag=expect_etag,
             )
 

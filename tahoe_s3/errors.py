@@ -260,6 +260,17 @@ class DiskShares(ConfigError):
         )
 
 
+class UnusableFolder(ConfigError):
+    """The local storage folder, or what lies in it, cannot be worked with. `detail` says why."""
+
+    def __init__(self, *, storage_dir: str, detail: str) -> None:
+        super().__init__(
+            f"The storage folder {storage_dir} cannot be used ({detail}). The node must be able to write there, and no "
+            "other process may; index.sqlite, incoming and cache in it can be moved away while the node is stopped, "
+            "since the bucket has all shares and leases."
+        )
+
+
 class NestedOwner(ConfigError):
     """A node keeps its shares below a longer prefix of the same bucket; prefixes that nest are the same place."""
 

@@ -121,12 +121,9 @@ class S3HTTPServer(HTTPServer):
     async def _share_numbers(self, storage_index: bytes) -> set[int]:
         """The numbers of all shares, mutable or not.
 
-        The index knows at once, except about a storage index that the listing at start has not come to yet:
-        so "none" is believed only after asking in the way that waits for the bucket.
+        The index knows at once, except about a storage index that the listing at start has not come to yet, or has
+        come to half: so it is believed only after asking in the way that waits for the bucket.
         """
-        found = {number for number, _ in self._storage_server.get_shares(storage_index)}
-        if found:
-            return found
         await shield(self._storage_server.enumerate_mutable_shares(storage_index), "looking for shares")
         return {number for number, _ in self._storage_server.get_shares(storage_index)}
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 from allmydata.interfaces import NoSpace
+from allmydata.storage.common import UnknownImmutableContainerVersionError
 from allmydata.storage.lease import LeaseInfo
 from allmydata.storage.server import DEFAULT_RENEWAL_TIME, StorageServer
 from allmydata.util import fileutil, idlib
@@ -26,8 +27,9 @@ from twisted.logger import Logger
 
 from tahoe_s3.config import NodeSettings, S3Config
 from tahoe_s3.status import LeaseChecker, SlotCounter
+from tahoe_s3.store.containers import mutable_instead
 from tahoe_s3.store.expiry import Expirer, steady_s
-from tahoe_s3.store.index import IMMUTABLE
+from tahoe_s3.store.index import IMMUTABLE, MUTABLE
 from tahoe_s3.store.keys import fits_key, share_key, si_text
 from tahoe_s3.store.lease_policy import AGE, CUTOFF_DATE, LeasePolicy
 from tahoe_s3.store.leases import Lease, hash_secret
@@ -241,7 +243,9 @@ class S3StorageServer(StorageServer):
         self, share_type: bytes, storage_index: bytes, shnum: int, reason: bytes
     ) -> Deferred[None]:
         """Stock's own: a report in the node's folder, if we have the share."""
-        return maybeDeferred(super().advise_corrupt_share, share_type, storage_index, shnum, reason)
+        stock = super().advise_corrupt_share
+        known = self.store.slots.settle(storage_index)
+        return known.addCallback(lambda _: stock(share_type, storage_index, shnum, reason))
 
     # immutable shares
 
@@ -272,6 +276,7 @@ class S3StorageServer(StorageServer):
     ) -> Generator[Deferred[Any], Any, tuple[set[int], dict[int, ShareWriter]]]:
         self.store.require_ready()
         yield self.store.slots.settle(storage_index)
+        self._refuse_mutable(storage_index)
         if renew_leases and self.store.index.shares(storage_index):
             yield self.store.overlay.add(storage_index, Lease.from_tahoe(lease_info))
         # Nobody would end a writer that is made after the node began to stop.
@@ -321,7 +326,15 @@ class S3StorageServer(StorageServer):
     def _get_buckets(self, storage_index: bytes) -> Generator[Deferred[Any], Any, dict[int, ShareReader]]:
         self.store.require_ready()
         yield self.store.slots.settle(storage_index)
+        self._refuse_mutable(storage_index)
         return {row.shnum: self._reader(storage_index, row.shnum) for row in self.store.index.shares(storage_index)}
+
+    def _refuse_mutable(self, storage_index: bytes) -> None:
+        """UnknownImmutableContainerVersionError where a share is mutable, as Tahoe raises, which opens them all. Of a
+        kind that is not known yet nobody is told before the share is read: asking for shares costs no request."""
+        for row in self.store.index.shares(storage_index):
+            if row.kind == MUTABLE:
+                raise UnknownImmutableContainerVersionError(share_key(storage_index, row.shnum), mutable_instead())
 
     def _reader(self, storage_index: bytes, shnum: int) -> ShareReader:
         def advise(reason: bytes) -> Deferred[None]:

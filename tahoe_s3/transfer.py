@@ -58,12 +58,12 @@ class Call:
 
     __slots__ = (
         "deadline_at_s", "deferred", "ended", "id", "key", "method", "native_key", "on_progress", "operation",
-        "options", "owner", "priority", "timer", "window", "window_bytes",
+        "options", "owner", "priority", "timer", "whole", "window", "window_bytes",
     )
 
     def __init__(
         self, owner: Transfers, operation: str, method: Method, key: str, *, native_key: str, priority: Priority,
-        options: dict[str, Any], window_bytes: int, on_progress: Callable[[Call], None] | None,
+        options: dict[str, Any], window_bytes: int, whole: bool, on_progress: Callable[[Call], None] | None,
     ) -> None:
         self.owner = owner
         self.operation = operation
@@ -73,6 +73,7 @@ class Call:
         self.priority = priority
         self.options = options
         self.window_bytes = window_bytes
+        self.whole = whole
         self.on_progress = on_progress
         self.window: Window | None = None
         self.deferred: Deferred[Event] = Deferred(self._cancelled)
@@ -234,14 +235,15 @@ class Transfers:
 
     def request(
         self, operation: str, method: Method, key: str, *, native_key: str, priority: Priority = 1,
-        deadline_s: float | None = None, window_bytes: int = 0,
+        deadline_s: float | None = None, window_bytes: int = 0, whole: bool = False,
         on_progress: Callable[[Call], None] | None = None, **options: Any,
     ) -> Call:
         """Send a request, now or when there is room. `options` are Engine.submit's; `key` is what errors name,
-        `native_key` what is sent. With `window_bytes` the body lands in a Window of that size.
+        `native_key` what is sent. With `window_bytes` the body lands in a Window of that size (`whole`: see
+        Engine.window()).
         """
         call = Call(self, operation, method, key, native_key=native_key, priority=priority, options=options,
-                    window_bytes=window_bytes, on_progress=on_progress)
+                    window_bytes=window_bytes, whole=whole, on_progress=on_progress)
         if self._closed:
             call.fail_with(Closed, "the client is closed", kind="closed")
             return call
@@ -287,7 +289,7 @@ class Transfers:
             options["deadline_ms"] = max(1, left_ms)
         try:
             if call.window_bytes and call.window is None:
-                call.window = self._engine.window(call.window_bytes)
+                call.window = self._engine.window(call.window_bytes, whole=call.whole)
                 options["into"] = call.window
             call.id = self._engine.submit(call.method, call.native_key, priority=call.priority, **options)
         except (QueueFull, BudgetExhausted):

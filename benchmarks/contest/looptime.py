@@ -35,6 +35,8 @@ def _loop_outcomes(told: dict[str, Any], name: str) -> list[Outcome]:
     p999 = [loop["loop_p999_us"] / 1e3] if "loop_p999_us" in loop else []
     return [at_most(f"{where}: p99.9 of a turn", p999, P999_MS, "ms"),
             at_most(f"{where}: longest turn", [loop["loop_max_us"] / 1e3], MAX_MS, "ms"),
+            at_most(f"{where}: p99.9 of a turn, CPU", [loop["loop_cpu_p999_us"] / 1e3], P999_MS, "ms"),
+            at_most(f"{where}: longest turn, CPU", [loop["loop_cpu_max_us"] / 1e3], MAX_MS, "ms"),
             at_most(f"{where}: cancel to final event", told["cancel_ms"][name], CANCEL_MS, "ms"),
             at_most(f"{where}: close without a network", told["close_ms"][name], CLOSE_MS, "ms")]
 

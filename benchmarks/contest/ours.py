@@ -49,7 +49,7 @@ class Drained:
         if load.method == "PUT":
             self._engine.submit("PUT", load.key, body=body)
         elif load.ranged:
-            window = self._engine.window(load.size)
+            window = self._engine.window(load.size, whole=True)
             self._windows[self._engine.submit("GET", load.key, into=window, offset=index * load.size)] = window
         else:
             self._engine.submit("GET", load.key, parse="bytes", max_answer_bytes=load.size)

@@ -148,6 +148,17 @@ static void body_run(struct ts3_job *job)
         chunk_run(body);
 }
 
+/* --- on the submitter's thread --- */
+
+void ts3_body_prepare_small(struct ts3_body *body)
+{
+    if (body->kind != TS3_BODY_MEMORY || body->size_bytes > TS3_BODY_INLINE_BYTES)
+        return;
+    prepare_run(body);
+    body->prepared = body->error == TS3_OK;
+    body->error = TS3_OK; /* ts3_body_prepare tries again, and tells */
+}
+
 /* --- on the loop --- */
 
 static void start_job(struct ts3_body *body, enum ts3_body_task task, struct ts3_pool *pool,
@@ -176,6 +187,8 @@ static enum ts3_err allocate(struct ts3_body *body)
 
 enum ts3_err ts3_body_prepare(struct ts3_body *body, struct ts3_pool *pool, bool urgent)
 {
+    if (body->prepared)
+        return TS3_OK;
     enum ts3_err err = allocate(body);
     if (err != TS3_OK)
         return err;

@@ -452,6 +452,9 @@ enum ts3_err ts3_engine_stats(struct ts3_engine *engine, struct ts3_engine_stats
     stats->loop_turns = busy.count;
     stats->loop_p999_us = busy.p999_us;
     stats->loop_max_us = busy.max_us;
+    struct ts3_hist_summary cpu = ts3_hist_take(&loop->cpu);
+    stats->loop_cpu_p999_us = cpu.p999_us;
+    stats->loop_cpu_max_us = cpu.max_us;
     stats->skew_s = atomic_load(&loop->skew_s);
     stats->skew_adopted = atomic_load(&loop->skew_adopted);
     const char *region = atomic_load(&loop->region_adopted) ? loop->region : loop->site->region;
@@ -476,12 +479,18 @@ enum ts3_err ts3_engine_wake(struct ts3_engine *engine)
 enum ts3_err ts3_window_new(struct ts3_engine *engine, size_t size_bytes,
                             struct ts3_window **window)
 {
+    return ts3_window_new_over(engine, NULL, size_bytes, window);
+}
+
+enum ts3_err ts3_window_new_over(struct ts3_engine *engine, void *memory, size_t size_bytes,
+                                 struct ts3_window **window)
+{
     if (ts3_shared_forked(engine->shared))
         return TS3_EFORKED;
     pthread_mutex_lock(&engine->mutex);
     bool closing = engine->closing;
     pthread_mutex_unlock(&engine->mutex);
-    return closing ? TS3_ECLOSED : ts3_window_make(engine->shared, size_bytes, window);
+    return closing ? TS3_ECLOSED : ts3_window_make(engine->shared, memory, size_bytes, window);
 }
 
 /* --- the end --- */

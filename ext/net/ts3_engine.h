@@ -222,6 +222,10 @@ struct ts3_engine_stats {
     uint64_t loop_turns;
     uint64_t loop_p999_us;
     uint64_t loop_max_us;
+    /* the same of the processor time that the loop took: without what others ran meanwhile on the
+     * cores that it wanted */
+    uint64_t loop_cpu_p999_us;
+    uint64_t loop_cpu_max_us;
     int64_t skew_s;
     bool skew_adopted; /* the service refused the local clock at least once */
     char region[64]; /* requests are signed for it: the configured one, or the one that the service
@@ -280,6 +284,11 @@ enum ts3_err ts3_engine_wake(struct ts3_engine *engine);
 /* size_bytes at least 1.  TS3_EBUDGET, TS3_ENOMEM, TS3_EINVAL, TS3_ECLOSED, TS3_EFORKED. */
 enum ts3_err ts3_window_new(struct ts3_engine *engine, size_t size_bytes,
                             struct ts3_window **window);
+/* The same over the caller's own memory, charged all the same.  The memory must stay until the
+ * caller has given up its reference and every request that was submitted into the window has had
+ * its final event drained (or the engine is freed). */
+enum ts3_err ts3_window_new_over(struct ts3_engine *engine, void *memory, size_t size_bytes,
+                                 struct ts3_window **window);
 void ts3_window_unref(struct ts3_window *window); /* NULL: no-op; no-op in a forked child */
 size_t ts3_window_size(const struct ts3_window *window);
 size_t ts3_window_ready(

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <linux/sockios.h>
@@ -20,7 +21,7 @@
 #include "net/ts3_verdict.h"
 
 #define LOOP_EVENTS 64
-#define LOOP_ENDED 16 /* requests that have ended before their events are told, at the most */
+#define LOOP_ENDED 64 /* requests that have ended before their events are told, at the most */
 #define LOOP_LOOK_US 200 /* for so long is it known which idle sockets are readable */
 #define LOOP_SLICE_US 1000 /* for so long are sockets worked on in one turn */
 #define IDLE_US ((int64_t)TS3_SLOT_IDLE_S * 1000000)
@@ -33,6 +34,15 @@ static int64_t real_us(void)
 {
     const struct ts3_clock *clock = ts3_clock_system();
     return clock->mono_us(clock->ctx);
+}
+
+/* Of this thread; 0 where the system does not count it. */
+static int64_t thread_cpu_us(void)
+{
+    struct timespec spent;
+    if (clock_gettime(CLOCK_THREAD_CPUTIME_ID, &spent) != 0)
+        return 0;
+    return (int64_t)spent.tv_sec * 1000000 + spent.tv_nsec / 1000;
 }
 
 static int on_timer(CURLM *multi, long timeout_ms, void *arg)
@@ -220,6 +230,8 @@ void ts3_loop_end(struct ts3_loop *loop, struct ts3_request *request, bool faile
     ts3_timers_clear(&loop->timers, &request->phase_alarm.timer);
     ts3_timers_clear(&loop->timers, &request->deadline_alarm.timer);
     request->event.failed = failed;
+    if (request->body.working && ts3_pool_withdraw(loop->pool, &request->body.job))
+        request->body.working = false;
     if (request->body.working) {
         atomic_store(&request->body.job.stop, true);
         request->stage = TS3_STAGE_ENDING;
@@ -401,10 +413,10 @@ static void drop_stale(struct ts3_loop *loop, struct epoll_event *events, int co
 
 /* Not all of them where that would take long: what is left is told again by the next poll, behind
  * those that were not, and in between there is time for what was posted and for timers. */
-static void act(struct ts3_loop *loop, const struct epoll_event *events, int count)
+static void act(struct ts3_loop *loop, const struct epoll_event *events, int count,
+                int64_t until_us)
 {
     int running;
-    int64_t until_us = real_us() + LOOP_SLICE_US;
     for (int i = 0; i < count && (i == 0 || real_us() < until_us); i++) {
         uint32_t what = events[i].events;
         int bits = (what & EPOLLIN ? CURL_CSELECT_IN : 0) |
@@ -419,12 +431,14 @@ static void act(struct ts3_loop *loop, const struct epoll_event *events, int cou
 
 /* libcurl tells of its timer only when the time changes, and may find that it is not due yet by
  * its own clock (it counts in milliseconds): then the same time stays without being told again, so
- * it is asked for. */
-static void run_curl_timer(struct ts3_loop *loop)
+ * it is asked for.  Each of these calls takes all transfers further that want it, a large
+ * answer by up to 100 pieces (7.88), so a turn that has been long already leaves it to the next. */
+static void run_curl_timer(struct ts3_loop *loop, int64_t until_us)
 {
     int running;
     long left_ms = -1;
-    if (loop->curl_due_us == TS3_TIMER_NEVER || loop->curl_due_us > real_us())
+    int64_t now_us = real_us();
+    if (loop->curl_due_us == TS3_TIMER_NEVER || loop->curl_due_us > now_us || now_us >= until_us)
         return;
     loop->curl_due_us = TS3_TIMER_NEVER;
     (void)curl_multi_socket_action(loop->multi, CURL_SOCKET_TIMEOUT, 0, &running);
@@ -464,24 +478,30 @@ static void turn(struct ts3_loop *loop)
     posted = ts3_shared_awake(loop->shared, has_fd(events, count, loop->shared->wake_fd));
     loop->now_us = loop->clock->mono_us(loop->clock->ctx);
     loop->looked_us = count < LOOP_EVENTS ? begun_us : begun_us - LOOP_LOOK_US;
+    int64_t until_us = begun_us + LOOP_SLICE_US;
     drop_stale(loop, events, count);
-    act(loop, events, count);
-    run_curl_timer(loop);
+    if (posted) {
+        take_posted(loop);
+        tell_ended(loop); /* what was cancelled, before sockets take their time */
+    }
+    act(loop, events, count, until_us);
+    run_curl_timer(loop, until_us);
     (void)take_finished(loop);
     tell_ended(loop);
-    if (posted)
-        take_posted(loop);
     fire_timers(loop);
     loop->hurry = false;
     ts3_schedule_run(loop);
     uint32_t connecting = loop->connecting;
-    run_curl_timer(loop); /* what was started goes out now, not a poll later */
+    run_curl_timer(loop, until_us); /* what was started goes out now, not a poll later */
     bool room = take_finished(loop) || loop->connecting < connecting;
     tell_ended(loop);
     loop->hurry = (loop->hurry || room) && ts3_schedule_waits(loop);
     if (loop->sockets.idle_count > 0 && loop->idle_timer.slot == 0)
         ts3_timers_set(&loop->timers, &loop->idle_timer, loop->now_us + IDLE_US);
     ts3_hist_add(&loop->busy, (uint64_t)(real_us() - begun_us));
+    int64_t cpu_us = thread_cpu_us();
+    ts3_hist_add(&loop->cpu, (uint64_t)(cpu_us - loop->cpu_us));
+    loop->cpu_us = cpu_us;
 }
 
 void *ts3_loop_main(void *arg)

@@ -86,6 +86,8 @@ struct ts3_loop {
     atomic_uint_fast64_t bytes_up;
     atomic_uint_fast64_t bytes_down;
     struct ts3_hist busy; /* how long each turn was away from its poll */
+    struct ts3_hist cpu;  /* the processor time of each turn, its poll included */
+    int64_t cpu_us;       /* of the thread, at the last turn's end */
 };
 
 enum ts3_err ts3_loop_init(struct ts3_loop *loop, struct ts3_engine *engine);

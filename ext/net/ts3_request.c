@@ -228,6 +228,7 @@ enum ts3_err ts3_request_new(const struct ts3_alloc *alloc, struct ts3_shared *s
                   spec->body_size);
     made->body.want_sha256 = sign_payload || !site->tls || made->body.kind == TS3_BODY_NONE;
     note_headers(made);
+    ts3_body_prepare_small(&made->body);
     ts3_answer_init(&made->answer, alloc);
     ts3_shared_ref(shared);
     if (spec->into != NULL) {

@@ -98,9 +98,14 @@ static void forget(struct ts3_sockets *sockets, struct ts3_socket **place)
 
 void ts3_sockets_free(struct ts3_sockets *sockets)
 {
-    for (size_t i = 0; i < TS3_SOCKET_BUCKETS; i++)
-        while (sockets->bucket[i] != NULL)
+    for (size_t i = 0; i < TS3_SOCKET_BUCKETS; i++) {
+        while (sockets->bucket[i] != NULL) {
+            /* Libcurl has closed all, its own unseen: the number may be somebody else's by now, and
+             * the epoll set is about to go. */
+            sockets->bucket[i]->watched = 0;
             forget(sockets, &sockets->bucket[i]);
+        }
+    }
     ts3_alloc_free(sockets->alloc, sockets->polls);
     sockets->polls = NULL;
 }

@@ -4,7 +4,7 @@
 
 #include <string.h>
 
-enum ts3_err ts3_window_make(struct ts3_shared *shared, size_t size_bytes,
+enum ts3_err ts3_window_make(struct ts3_shared *shared, void *memory, size_t size_bytes,
                              struct ts3_window **window)
 {
     if (size_bytes == 0)
@@ -13,7 +13,12 @@ enum ts3_err ts3_window_make(struct ts3_shared *shared, size_t size_bytes,
     if (err != TS3_OK)
         return err;
     struct ts3_window *made = ts3_alloc_zero(shared->alloc, 1, sizeof *made);
-    err = made == NULL ? TS3_ENOMEM : ts3_shared_take(shared, size_bytes, &made->block);
+    if (made == NULL)
+        err = TS3_ENOMEM;
+    else if (memory != NULL)
+        made->block.data = memory;
+    else
+        err = ts3_shared_take(shared, size_bytes, &made->block);
     if (err != TS3_OK) {
         ts3_alloc_free(shared->alloc, made);
         ts3_shared_discharge(shared, size_bytes);
@@ -43,7 +48,8 @@ void ts3_window_unref(struct ts3_window *window)
         return;
     struct ts3_shared *shared = window->shared;
     size_t size_bytes = window->size_bytes;
-    ts3_shared_give(shared, &window->block);
+    if (window->block.size_bytes > 0)
+        ts3_shared_give(shared, &window->block);
     ts3_alloc_free(shared->alloc, window);
     ts3_shared_discharge(shared, size_bytes);
     ts3_shared_unref(shared);

@@ -16,7 +16,7 @@
 
 struct ts3_window {
     struct ts3_shared *shared;
-    struct ts3_block block;
+    struct ts3_block block; /* of size 0 where the memory is the caller's */
     size_t size_bytes;
     atomic_uint refs;
     atomic_size_t ready_bytes;
@@ -24,8 +24,9 @@ struct ts3_window {
     atomic_bool busy;          /* target of an unfinished request */
 };
 
-/* The window of a budget; ts3_window_new is this behind the checks of the engine. */
-enum ts3_err ts3_window_make(struct ts3_shared *shared, size_t size_bytes,
+/* The window of a budget, over `memory` or, where that is NULL, memory of its own; ts3_window_new_over
+ * is this behind the checks of the engine. */
+enum ts3_err ts3_window_make(struct ts3_shared *shared, void *memory, size_t size_bytes,
                              struct ts3_window **window);
 void ts3_window_ref(struct ts3_window *window);
 /* The loop: appends bytes at ready; more than there is room for is TS3_ELIMIT, and nothing is

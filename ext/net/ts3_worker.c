@@ -39,8 +39,9 @@ static void *worker_main(void *arg)
             pthread_cond_wait(&pool->work, &pool->mutex);
             continue;
         }
-        pthread_mutex_unlock(&pool->mutex);
         struct ts3_job *job = TS3_MEMBER(link, struct ts3_job, link);
+        job->waiting = false;
+        pthread_mutex_unlock(&pool->mutex);
         job->run(job);
         pthread_mutex_lock(&pool->mutex);
         ts3_list_push(&pool->done, &job->link);
@@ -70,12 +71,24 @@ enum ts3_err ts3_pool_start(struct ts3_pool *pool, uint32_t threads)
 void ts3_pool_submit(struct ts3_pool *pool, struct ts3_job *job, bool urgent)
 {
     pthread_mutex_lock(&pool->mutex);
+    job->waiting = true;
     if (urgent)
         ts3_list_push_front(&pool->todo, &job->link);
     else
         ts3_list_push(&pool->todo, &job->link);
     pthread_cond_signal(&pool->work);
     pthread_mutex_unlock(&pool->mutex);
+}
+
+bool ts3_pool_withdraw(struct ts3_pool *pool, struct ts3_job *job)
+{
+    pthread_mutex_lock(&pool->mutex);
+    bool waiting = job->waiting;
+    if (waiting)
+        ts3_list_remove(&job->link);
+    job->waiting = false;
+    pthread_mutex_unlock(&pool->mutex);
+    return waiting;
 }
 
 void ts3_pool_take(struct ts3_pool *pool, struct ts3_link *list)

@@ -23,6 +23,7 @@ struct ts3_job {
     struct ts3_link link;
     void (*run)(struct ts3_job *job);
     atomic_bool stop; /* asks run to return early; it looks between slices */
+    bool waiting;     /* under the pool's mutex: no worker has begun with it */
 };
 
 struct ts3_pool {
@@ -41,6 +42,9 @@ enum ts3_err ts3_pool_init(struct ts3_pool *pool, struct ts3_shared *shared);
 enum ts3_err ts3_pool_start(struct ts3_pool *pool, uint32_t threads);
 /* urgent: before all that wait. */
 void ts3_pool_submit(struct ts3_pool *pool, struct ts3_job *job, bool urgent);
+/* Takes back a job that no worker has begun with: true; it will not be among the finished ones.
+ * False: it is being run, or finished. */
+bool ts3_pool_withdraw(struct ts3_pool *pool, struct ts3_job *job);
 /* Moves all finished jobs to the list. */
 void ts3_pool_take(struct ts3_pool *pool, struct ts3_link *list);
 /* Joins the threads after the queue was worked off; callers set stop on their jobs first. */

@@ -179,10 +179,13 @@ extern PyType_Spec ts3_py_engine_spec;
 extern PyType_Spec ts3_py_window_spec;
 /* Joins the threads of every engine of this module; called before the interpreter ends. */
 void ts3_py_engine_stop_all(struct ts3_py_state *state);
-/* Takes over the window, also when it fails. */
-PyObject *ts3_py_window_make(struct ts3_py_state *state, struct ts3_window *window);
-/* The window inside a Window; ValueError when it was closed, TypeError for another type. */
-struct ts3_window *ts3_py_window_get(struct ts3_py_state *state, PyObject *object);
+/* Takes over the window, and the bytes (or NULL) that are its memory, also when it fails. */
+PyObject *ts3_py_window_make(struct ts3_py_state *state, struct ts3_window *window,
+                             PyObject *bytes);
+/* The window inside a Window; ValueError when it was closed, TypeError for another type. *bytes: a new
+ * reference to what its memory is, or NULL; to be held as long as a request may fill it. */
+struct ts3_window *ts3_py_window_get(struct ts3_py_state *state, PyObject *object,
+                                     PyObject **bytes);
 
 /* ---- ts3_py_module.c ---- */
 

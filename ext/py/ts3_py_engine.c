@@ -21,6 +21,7 @@ void ts3_py_engine_pending_free(struct ts3_py_engine *self, struct ts3_py_pendin
         pending->next->previous = pending->previous;
     }
     PyBuffer_Release(&pending->body);
+    Py_XDECREF(pending->into);
     Py_XDECREF(pending->strip);
     PyMem_Free(pending);
 }
@@ -330,20 +331,33 @@ static PyObject *engine_fileno(PyObject *object, PyObject *Py_UNUSED(none))
     return PyLong_FromLong(fd);
 }
 
-static PyObject *engine_window(PyObject *object, PyObject *size)
+static PyObject *engine_window(PyObject *object, PyObject *args, PyObject *named)
 {
+    static char *names[] = {"", "whole", NULL};
     struct ts3_py_engine *self = (struct ts3_py_engine *)object;
     struct ts3_window *window = NULL;
+    PyObject *size = NULL;
+    PyObject *bytes = NULL;
     uint64_t size_bytes = 0;
-    if (!ts3_py_engine_get(self) ||
-        ts3_py_args_number(size, "size", PY_SSIZE_T_MAX, &size_bytes) < 0) {
+    int whole = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, named, "O|$p:window", names, &size, &whole) ||
+        ts3_py_args_number(size, "size", PY_SSIZE_T_MAX, &size_bytes) < 0 ||
+        !ts3_py_engine_get(self)) {
         return NULL;
     }
-    enum ts3_err err = ts3_window_new(self->engine, (size_t)size_bytes, &window);
+    if (whole && size_bytes > 0) {
+        bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)size_bytes);
+        if (!bytes) {
+            return NULL;
+        }
+    }
+    void *memory = bytes ? PyBytes_AS_STRING(bytes) : NULL;
+    enum ts3_err err = ts3_window_new_over(self->engine, memory, (size_t)size_bytes, &window);
     if (err != TS3_OK) {
+        Py_XDECREF(bytes);
         return ts3_py_module_raise(self->state, err, "window");
     }
-    return ts3_py_window_make(self->state, window);
+    return ts3_py_window_make(self->state, window, bytes);
 }
 
 /* ---- requests ---- */
@@ -499,6 +513,8 @@ static PyObject *engine_stats(PyObject *object, PyObject *Py_UNUSED(none))
         {"loop_turns", stats.loop_turns},
         {"loop_p999_us", stats.loop_p999_us},
         {"loop_max_us", stats.loop_max_us},
+        {"loop_cpu_p999_us", stats.loop_cpu_p999_us},
+        {"loop_cpu_max_us", stats.loop_cpu_max_us},
         {"skew_adopted", stats.skew_adopted ? 1 : 0},
     };
     PyObject *dict = Py_BuildValue("{sL}", "skew_s", (long long)stats.skew_s);
@@ -521,8 +537,8 @@ static PyMethodDef engine_methods[] = {
      "on with these."},
     {"fileno", engine_fileno, METH_NOARGS,
      "fileno($self, /)\n--\n\nReadable while drain() has events."},
-    {"window", engine_window, METH_O,
-     "window($self, size, /)\n--\n\nMemory for a download, charged to the budget."},
+    {"window", AS_METHOD(engine_window), METH_VARARGS | METH_KEYWORDS,
+     "window($self, size, /, *, whole=False)\n--\n\nMemory for a download, charged to the budget."},
     {"submit", AS_METHOD(ts3_py_submit), METH_FASTCALL | METH_KEYWORDS,
      "submit($self, /, method, key, *, query=(), headers=(), body=None, into=None, offset=0, "
      "expect_etag=None, parse='none', max_answer_bytes=0, strip=None, priority=1, attempts=5, "

@@ -20,6 +20,7 @@ struct ts3_py_pending {
     struct ts3_py_pending *previous;
     struct ts3_py_pending *next;
     Py_buffer body;  /* body.obj is NULL where there is none */
+    PyObject *into;  /* the bytes that the loop writes into, if the window is made of such; or NULL */
     PyObject *strip; /* a str whose UTF-8 is cut from the keys of listings; or NULL */
 };
 

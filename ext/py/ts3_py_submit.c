@@ -114,7 +114,7 @@ static int spec_options(struct ts3_py_state *state, PyObject **given, struct ts3
 {
     PyObject *into = given[TS3_PY_SUBMIT_INTO];
     if (into && into != Py_None) {
-        spec->into = ts3_py_window_get(state, into);
+        spec->into = ts3_py_window_get(state, into, &pending->into);
         if (!spec->into) {
             return -1;
         }

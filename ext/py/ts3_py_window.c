@@ -1,58 +1,73 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* The type Window: a reference to memory of the engine's. It keeps no Python object alive, so it
- * needs no part in garbage collection. Its memory stays charged to the budget until it is closed
- * and no request fills it any more. */
+/* The type Window: a reference to memory that the engine fills. It keeps no Python object alive but
+ * bytes, so it needs no part in garbage collection. Its memory stays charged to the budget until it
+ * is closed and no request fills it any more.
+ *
+ * Where all of it is wanted at once its memory is that of a bytes object, which nobody else sees
+ * before the last byte is ready, and whose bytes do not change from then on. The loop's thread writes
+ * there without the GIL; the Window and whatever fills it (struct ts3_py_pending) keep it alive. */
 #include "ts3_py.h"
 
 struct ts3_py_window {
     PyObject_HEAD
     struct ts3_window *window; /* one reference; NULL once closed */
+    PyObject *bytes;           /* what its memory is; NULL where that is the engine's, and once closed */
     size_t size_bytes;
 };
 
 static const char CLOSED[] = "the window was closed";
 
-PyObject *ts3_py_window_make(struct ts3_py_state *state, struct ts3_window *window)
+PyObject *ts3_py_window_make(struct ts3_py_state *state, struct ts3_window *window, PyObject *bytes)
 {
     struct ts3_py_window *self = PyObject_New(struct ts3_py_window, state->window_type);
     if (!self) {
         ts3_window_unref(window);
+        Py_XDECREF(bytes);
         return NULL;
     }
     self->window = window;
+    self->bytes = bytes;
     self->size_bytes = ts3_window_size(window);
     return (PyObject *)self;
 }
 
-struct ts3_window *ts3_py_window_get(struct ts3_py_state *state, PyObject *object)
+struct ts3_window *ts3_py_window_get(struct ts3_py_state *state, PyObject *object, PyObject **bytes)
 {
     if (!Py_IS_TYPE(object, state->window_type)) {
         PyErr_Format(PyExc_TypeError, "into must be a Window, not %.100s",
                      Py_TYPE(object)->tp_name);
         return NULL;
     }
-    struct ts3_window *window = ((struct ts3_py_window *)object)->window;
-    if (!window) {
+    struct ts3_py_window *self = (struct ts3_py_window *)object;
+    if (!self->window) {
         PyErr_SetString(PyExc_ValueError, CLOSED);
+        return NULL;
     }
-    return window;
+    *bytes = Py_XNewRef(self->bytes);
+    return self->window;
+}
+
+/* Gives up the window first: the engine may read of its memory until then. */
+static void let_go(struct ts3_py_window *self)
+{
+    struct ts3_window *window = self->window;
+    self->window = NULL;
+    ts3_window_unref(window);
+    Py_CLEAR(self->bytes);
 }
 
 static void window_dealloc(PyObject *object)
 {
     struct ts3_py_window *self = (struct ts3_py_window *)object;
     PyTypeObject *type = Py_TYPE(self);
-    ts3_window_unref(self->window);
+    let_go(self);
     PyObject_Free(self);
     Py_DECREF(type);
 }
 
 static PyObject *window_close(PyObject *object, PyObject *Py_UNUSED(none))
 {
-    struct ts3_py_window *self = (struct ts3_py_window *)object;
-    struct ts3_window *window = self->window;
-    self->window = NULL;
-    ts3_window_unref(window);
+    let_go((struct ts3_py_window *)object);
     Py_RETURN_NONE;
 }
 
@@ -82,6 +97,9 @@ static PyObject *window_read(PyObject *object, PyObject *const *args, Py_ssize_t
     const unsigned char *data = ts3_window_data(self->window);
     if (!data) {
         return ts3_py_module_raise(PyType_GetModuleState(Py_TYPE(self)), TS3_EFORKED, "read");
+    }
+    if (self->bytes && length == self->size_bytes) {
+        return Py_NewRef(self->bytes);
     }
     return PyBytes_FromStringAndSize((const char *)data + offset, (Py_ssize_t)length);
 }
@@ -133,7 +151,7 @@ static PyMethodDef window_methods[] = {
     {"arm", window_arm, METH_O,
      "arm($self, upto, /)\n--\n\nTrue: so many bytes are ready; else an event tells when."},
     {"read", AS_METHOD(window_read), METH_FASTCALL,
-     "read($self, offset, length, /)\n--\n\nA copy of ready bytes; ValueError beyond them."},
+     "read($self, offset, length, /)\n--\n\nReady bytes; ValueError beyond them."},
     {"close", window_close, METH_NOARGS, "close($self, /)\n--\n\nGive the memory back; idempotent."},
     {NULL, NULL, 0, NULL},
 };

@@ -8,9 +8,9 @@ ours, which also tells the service's time; then, in one turn of the reactor, the
 taken and everything is judged again from the index. A storage index whose lock somebody has is left for the next
 cycle, so a batch waits for nobody and a renewal that came first wins. Lease objects go last.
 
-Nothing is deleted before the second cycle under the same settings, while this machine's clock and the service's
-differ by more than MAX_DIFFERENCE_S, nor before the second cycle after the clock was set. The earlier one of the two
-clocks decides what has expired.
+Nothing is looked at before the bucket was listed to its end. Nothing is deleted before the second cycle under the same
+settings, while this machine's clock and the service's differ by more than MAX_DIFFERENCE_S, nor before the second
+cycle after the clock was set. The earlier one of the two clocks decides what has expired.
 
 That the node was away, for so long that clients may have missed the day on which they renew, counts as a set clock.
 
@@ -161,7 +161,7 @@ class Expirer:
     @inlineCallbacks
     def _step(self) -> Generator[Deferred[Any], Any, float]:
         """One piece of work; fires with the seconds until the next."""
-        if self._store.problem is not None:
+        if self._store.problem is not None or not self._store.rebuild.is_complete:
             return RETRY_S
         if self._clock_was_set():
             return SLOW_START_S
@@ -252,6 +252,8 @@ class Expirer:
         """Why nothing may be deleted now, or None."""
         if not self.policy.enabled:
             return "expiry is off"
+        if not self._store.rebuild.is_complete:
+            return "the bucket is still being listed"
         if self.account.state.full_cycles < 1:
             return "nothing is deleted before the second cycle under these settings"
         difference_s = self._store.client.clock_difference_s

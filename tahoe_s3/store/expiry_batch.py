@@ -18,7 +18,7 @@ from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.logger import Logger
 
 from tahoe_s3.client import S3Error
-from tahoe_s3.store.index import OverlayRow, ShareRow
+from tahoe_s3.store.index import ShareRow
 from tahoe_s3.store.keys import ShareId, lease_key, share_key
 from tahoe_s3.store.lease_policy import LeasePolicy, expired_shares, is_overlay_expired
 
@@ -148,13 +148,13 @@ class Batch:
             self.log.warn("lease objects without shares are left over: {error}", error=str(error))
             if error.outcome != "not_applied":
                 for storage_index in left_over.values():
-                    index.put_overlay(storage_index, OverlayRow("", 0, None))
+                    index.doubt_overlay(storage_index, was_deleted=True)
             return
         for key, storage_index in left_over.items():
             if key not in refused:
                 index.drop_overlay(storage_index)
             elif refused[key] != REFUSED:
-                index.put_overlay(storage_index, OverlayRow("", 0, None))
+                index.doubt_overlay(storage_index, was_deleted=True)
 
     def recovered(self) -> Iterable[tuple[str | None, int, int, int]]:
         """(kind, storage indexes, shares, bytes) of what is known to have gone."""

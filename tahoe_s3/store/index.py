@@ -11,17 +11,20 @@ the file cannot be used.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Optional
+
+from twisted.logger import Logger
 
 from tahoe_s3.store.keys import ShareId
 from tahoe_s3.store.leases import Lease, merge, pack, unpack
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 IMMUTABLE = "immutable"
 MUTABLE = "mutable"
 
@@ -31,6 +34,15 @@ KIND_NUMBERS = {kind: number for number, kind in _KINDS.items()}
 #: A lease's end in shares.expirations: so many digits, later ones as the latest that they can say.
 EXPIRATION_DIGITS = 12
 _MAX_EXPIRATION_S = 10**EXPIRATION_DIGITS - 1
+# Most parameters of a statement: SQLite before 3.32 took 999.
+_PARAMETERS = 500
+# Rows that are looked at in one go, and how many there are of a storage index's first two bytes.
+_STRETCH_ROWS = 5000
+# What is behind the file's name in that of its checksum, which lies there while the index is closed.
+_SUM = ".sum"
+# And in those that SQLite has there only while it is open.
+_BESIDE = ("-wal", "-shm", "-journal")
+_FIRST_BYTES = 1 << 16
 
 # `listed`: a listing told of the share first, so there may be a lease object that the listing missed, until somebody
 # asked. latest_s and expirations say of a share's leases, its container's and the lease object's together, what SQL
@@ -45,7 +57,7 @@ CREATE TABLE shares (
     listed INTEGER NOT NULL, PRIMARY KEY (si, shnum)) WITHOUT ROWID;
 CREATE TABLE overlays (
     si BLOB PRIMARY KEY, etag TEXT NOT NULL, modified_s INTEGER NOT NULL, leases BLOB, seen INTEGER NOT NULL,
-    latest_s INTEGER) WITHOUT ROWID;
+    latest_s INTEGER, size INTEGER NOT NULL) WITHOUT ROWID;
 """
 _PUT_SHARE = """
 INSERT INTO shares VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (si, shnum) DO UPDATE SET
@@ -53,6 +65,7 @@ INSERT INTO shares VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (s
     kind=excluded.kind, data_length=excluded.data_length, leases=excluded.leases, seen=excluded.seen,
     latest_s=excluded.latest_s, expirations=excluded.expirations
 """
+_PUT_OVERLAY = "INSERT OR REPLACE INTO overlays VALUES (?, ?, ?, ?, ?, ?, ?)"
 _SHARE_COLUMNS = "shnum, size, etag, etag_is_sure, modified_s, kind, data_length, leases"
 
 
@@ -76,11 +89,12 @@ class ShareRow:
 
 @dataclass(frozen=True)
 class OverlayRow:
-    """The overlay object of a storage index; leases is None where its content was not read yet."""
+    """The overlay object of a storage index; leases is None where its content was not read yet. size: its bytes."""
 
     etag: str
     modified_s: int
     leases: tuple[Lease, ...] | None
+    size: int = 0
 
 
 _Ends = tuple[Optional[int], Optional[str]]
@@ -97,16 +111,27 @@ def _ends(leases: Iterable[Lease], overlay: OverlayRow | None) -> _Ends:
     return max(ends, default=0), "".join(f"{min(end, _MAX_EXPIRATION_S):0{EXPIRATION_DIGITS}d}" for end in ends)
 
 
+def _sum_of(path: Path) -> bytes:
+    """SHA-256 of a file, as text. A million shares are 90 MB and take a tenth of a second."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest().encode("ascii") + b"\n"
+
+
 class Index:
     """The index of one bucket and prefix. `identity` names both; an index of another identity is emptied."""
+
+    log = Logger()
 
     def __init__(self, path: Path, *, identity: str) -> None:
         """Open or make it. Emptied unless it was closed cleanly and belongs to `identity`."""
         self.path = path
+        is_whole = self._is_whole()
         self._open()
-        kept = self._meta("identity") == identity and self._meta("clean") == "1"
-        if not kept or self._meta("schema") != str(SCHEMA_VERSION):
-            kept = False
+        kept = is_whole and self._is_as_left(identity)
+        if not kept:
             self._close_files()
             self.delete(path)
             self._open()
@@ -115,6 +140,7 @@ class Index:
         #: Whether what an earlier run knew could be kept.
         self.was_kept = kept
         self._mark("0")
+        self._sum_path.unlink(missing_ok=True)
         self._seen = int(self._meta("seen") or "0")
         count, used, slots = self._db.execute(
             "SELECT COUNT(*), COALESCE(SUM(size), 0), COUNT(DISTINCT si) FROM shares"
@@ -124,12 +150,41 @@ class Index:
         self.share_count: int = count
         self.used_bytes: int = used
         self.slot_count: int = slots
+        #: The bytes of all lease objects together.
+        self.lease_bytes: int = self._db.execute("SELECT COALESCE(SUM(size), 0) FROM overlays").fetchone()[0]
+        # What was deleted since the listing under way began: pages that were asked for before may still show it.
+        self._deleted: set[ShareId | bytes] | None = None
 
     @staticmethod
     def delete(path: Path) -> None:
         """Remove the files of an index that is not open."""
-        for suffix in ("", "-wal", "-shm", "-journal"):
+        for suffix in (_SUM, "", *_BESIDE):
             path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+    @property
+    def _sum_path(self) -> Path:
+        return self.path.with_name(self.path.name + _SUM)
+
+    def _is_whole(self) -> bool:
+        """Whether the file has the very bytes that close() left: SQLite does not notice a row that rotted."""
+        try:
+            expected = self._sum_path.read_bytes()
+        except FileNotFoundError:
+            # It was not closed, or there is none.
+            return False
+        beside = [self.path.with_name(self.path.name + suffix) for suffix in _BESIDE]
+        is_whole = self.path.is_file() and _sum_of(self.path) == expected and not any(map(Path.exists, beside))
+        if not is_whole:
+            self.log.warn("{path} is damaged: it is made anew from the bucket", path=str(self.path))
+        return is_whole
+
+    def _is_as_left(self, identity: str) -> bool:
+        """Whether a clean stop of the same node on the same bucket left it."""
+        wanted = {"identity": identity, "clean": "1", "schema": str(SCHEMA_VERSION)}
+        try:
+            return all(self._meta(name) == value for name, value in wanted.items())
+        except sqlite3.DatabaseError:
+            return False
 
     def _open(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -150,8 +205,6 @@ class Index:
             db.execute("PRAGMA journal_mode=WAL")
             # Durability is the bucket's: a crash empties the index anyway.
             db.execute("PRAGMA synchronous=OFF")
-            if db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
-                raise sqlite3.DatabaseError("damaged")
             if not db.execute("SELECT 1 FROM sqlite_master").fetchone():
                 db.executescript(_SCHEMA)
             for table in ("meta", "shares", "overlays"):
@@ -171,6 +224,10 @@ class Index:
         self._mark("0")
         self._mark("1")
         self._close_files()
+        with self._sum_path.open("wb") as file:
+            file.write(_sum_of(self.path))
+            file.flush()
+            os.fsync(file.fileno())
         directory = os.open(self.path.parent, os.O_RDONLY)
         try:
             os.fsync(directory)
@@ -248,7 +305,10 @@ class Index:
         self.share_count += known is None
         self.used_bytes += row.size - (0 if known is None else known.size)
 
-    def drop_share(self, storage_index: bytes, shnum: int) -> None:
+    def drop_share(self, storage_index: bytes, shnum: int, *, was_deleted: bool = True) -> None:
+        """The bucket has it no more. `was_deleted` False: nobody knows why, so a listing that shows it is right."""
+        if self._deleted is not None and was_deleted:
+            self._deleted.add(ShareId(storage_index, shnum))
         known = self.share(storage_index, shnum)
         if known is not None:
             self._db.execute("DELETE FROM shares WHERE si=? AND shnum=?", (storage_index, shnum))
@@ -264,24 +324,38 @@ class Index:
 
     def overlay(self, storage_index: bytes) -> OverlayRow | None:
         row = self._db.execute(
-            "SELECT etag, modified_s, leases FROM overlays WHERE si=?", (storage_index,)
+            "SELECT etag, modified_s, leases, size FROM overlays WHERE si=?", (storage_index,)
         ).fetchone()
         if row is None:
             return None
-        return OverlayRow(row[0], row[1], None if row[2] is None else tuple(unpack(row[2])))
+        return OverlayRow(row[0], row[1], None if row[2] is None else tuple(unpack(row[2])), row[3])
 
     def put_overlay(self, storage_index: bytes, row: OverlayRow) -> None:
         packed = None if row.leases is None else pack(row.leases)
         latest_s = _ends((), row)[0]
+        self.lease_bytes += row.size - self._overlay_size(storage_index)
         self._db.execute(
-            "INSERT OR REPLACE INTO overlays VALUES (?, ?, ?, ?, ?, ?)",
-            (storage_index, row.etag, row.modified_s, packed, self._seen, latest_s),
+            _PUT_OVERLAY, (storage_index, row.etag, row.modified_s, packed, self._seen, latest_s, row.size)
         )
         self._overlay_changed(storage_index, row)
 
     def drop_overlay(self, storage_index: bytes) -> None:
+        if self._deleted is not None:
+            self._deleted.add(storage_index)
+        self.lease_bytes -= self._overlay_size(storage_index)
         self._db.execute("DELETE FROM overlays WHERE si=?", (storage_index,))
         self._overlay_changed(storage_index, None)
+
+    def doubt_overlay(self, storage_index: bytes, *, was_deleted: bool = False) -> None:
+        """Nobody knows whether the bucket still has it. Leases that are known stay known, and go out with the next
+        write, unless it `was_deleted`, perhaps; else the object is read before that, and a 404 counts as empty."""
+        row = self.overlay(storage_index) or OverlayRow("", 0, None)
+        leases = None if was_deleted else row.leases
+        self.put_overlay(storage_index, replace(row, etag="", modified_s=0, leases=leases))
+
+    def _overlay_size(self, storage_index: bytes) -> int:
+        row = self._db.execute("SELECT size FROM overlays WHERE si=?", (storage_index,)).fetchone()
+        return 0 if row is None else int(row[0])
 
     def may_have_missed_overlay(self, storage_index: bytes) -> bool:
         """Whether that there is no row of a lease object may be the fault of a listing that lagged."""
@@ -315,53 +389,116 @@ class Index:
         """From here on every row that is written or confirmed counts as seen by this listing."""
         self._seen += 1
         self._set_meta("seen", str(self._seen))
+        self._deleted = set()
+
+    def end_listing(self) -> None:
+        """No more pages of it will come."""
+        self._deleted = None
 
     def confirm_shares(self, found: Iterable[tuple[ShareId, int, str, int]]) -> None:
         """(share, size, ETag, modified_s) of one page. A row that changed since the listing began is immune.
 
         What is known of a share is kept while size and ETag are the same, else forgotten: somebody wrote it.
         """
-        self._db.execute("BEGIN")
-        try:
-            for (storage_index, shnum), size, etag, modified_s in found:
-                self._confirm_share(storage_index, shnum, size, etag, modified_s)
-        finally:
-            self._db.execute("COMMIT")
-
-    def _confirm_share(self, storage_index: bytes, shnum: int, size: int, etag: str, modified_s: int) -> None:
-        where = (storage_index, shnum)
-        old = self._db.execute(
-            "SELECT seen, size, etag FROM shares WHERE si=? AND shnum=?", where
-        ).fetchone()
-        if old is not None and old[0] == self._seen:
-            return
-        if old is not None and old[1] == size and old[2] == etag:
-            self._db.execute(
-                "UPDATE shares SET seen=?, modified_s=? WHERE si=? AND shnum=?", (self._seen, modified_s, *where)
+        page = list(found)
+        known: dict[tuple[bytes, int], tuple[int, int, str]] = {
+            (si, shnum): (seen, size, etag)
+            for si, shnum, seen, size, etag in self._look_up(
+                "SELECT si, shnum, seen, size, etag FROM shares", [share.storage_index for share, *_ in page]
             )
-            return
-        self.put_share(storage_index, ShareRow(shnum, size, etag, False, modified_s), listed=True)
+        }
+        slots = {si for si, _ in known}
+        seen, count, used_bytes, slot_count = self._seen, 0, 0, 0
+        same: list[tuple[Any, ...]] = []
+        fresh: list[tuple[Any, ...]] = []
+        for share, size, etag, modified_s in page:
+            old = known.get(share)
+            if (old is not None and old[0] == seen) or (self._deleted and share in self._deleted):
+                continue
+            known[share] = (seen, size, etag)
+            if old is not None and old[1] == size and old[2] == etag:
+                same.append((seen, modified_s, *share))
+                continue
+            fresh.append((*share, size, etag, 0, modified_s, 0, None, None, seen, None, None, 1))
+            used_bytes += size - (0 if old is None else old[1])
+            count += old is None
+            if share.storage_index not in slots:
+                slots.add(share.storage_index)
+                slot_count += 1
+        self._in_one_go(
+            ("UPDATE shares SET seen=?, modified_s=? WHERE si=? AND shnum=?", same), (_PUT_SHARE, fresh)
+        )
+        self.share_count += count
+        self.used_bytes += used_bytes
+        self.slot_count += slot_count
 
-    def confirm_overlays(self, found: Iterable[tuple[bytes, str, int]]) -> None:
-        """(storage index, ETag, modified_s) of one page; the content is kept while the ETag is the same."""
+    def confirm_overlays(self, found: Iterable[tuple[bytes, int, str, int]]) -> None:
+        """(storage index, size, ETag, modified_s) of one page; the content is kept while the ETag is the same."""
+        page = list(found)
+        known: dict[bytes, tuple[int, int, str]] = {
+            si: (seen, size, etag)
+            for si, seen, size, etag in self._look_up(
+                "SELECT si, seen, size, etag FROM overlays", [storage_index for storage_index, *_ in page]
+            )
+        }
+        lease_bytes = 0
+        same: list[tuple[Any, ...]] = []
+        fresh: list[tuple[Any, ...]] = []
+        for storage_index, size, etag, modified_s in page:
+            old = known.get(storage_index)
+            if (old is not None and old[0] == self._seen) or (self._deleted and storage_index in self._deleted):
+                continue
+            known[storage_index] = (self._seen, size, etag)
+            lease_bytes += size - (0 if old is None else old[1])
+            if old is not None and old[2] == etag:
+                same.append((self._seen, size, storage_index))
+            else:
+                fresh.append((storage_index, etag, modified_s, None, self._seen, None, size))
+        self._in_one_go(
+            ("UPDATE overlays SET seen=?, size=? WHERE si=?", same),
+            (_PUT_OVERLAY, fresh),
+            # Its leases are those of every share there, and are not known now.
+            ("UPDATE shares SET latest_s=NULL, expirations=NULL WHERE si=? AND expirations IS NOT NULL",
+             [row[:1] for row in fresh]),
+        )  # fmt: skip
+        self.lease_bytes += lease_bytes
+
+    def _look_up(self, select: str, storage_indexes: list[bytes]) -> Iterator[tuple[Any, ...]]:
+        """The rows of these. Keys are sorted by their text, in which digits come before letters: what a page shows is
+        no range of the index."""
+        wanted = list(dict.fromkeys(storage_indexes))
+        for start in range(0, len(wanted), _PARAMETERS):
+            some = wanted[start : start + _PARAMETERS]
+            yield from self._db.execute(f"{select} WHERE si IN ({','.join('?' * len(some))})", some)
+
+    def _in_one_go(self, *statements: tuple[str, list[tuple[Any, ...]]]) -> None:
         self._db.execute("BEGIN")
         try:
-            for storage_index, etag, modified_s in found:
-                old = self._db.execute("SELECT seen, etag FROM overlays WHERE si=?", (storage_index,)).fetchone()
-                if old is not None and old[0] == self._seen:
-                    continue
-                if old is not None and old[1] == etag:
-                    self._db.execute("UPDATE overlays SET seen=? WHERE si=?", (self._seen, storage_index))
-                else:
-                    self.put_overlay(storage_index, OverlayRow(etag, modified_s, None))
-        finally:
-            self._db.execute("COMMIT")
+            for sql, rows in statements:
+                self._db.executemany(sql, rows)
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
 
-    def unseen_shares(self) -> Iterator[ShareId]:
-        """The shares that a complete listing did not show. They are dropped only after HEADs said 404."""
-        rows = self._db.execute("SELECT si, shnum FROM shares WHERE seen<?", (self._seen,)).fetchall()
-        return (ShareId(si, shnum) for si, shnum in rows)
+    def unseen_shares(self) -> Iterator[list[ShareId]]:
+        """The shares that a complete listing did not show, a stretch of the index at a time: a millisecond each, many
+        of them without any. They are dropped only after HEADs said 404."""
+        for rows in self._unseen("SELECT si, shnum FROM shares", self.share_count):
+            yield [ShareId(si, shnum) for si, shnum in rows]
 
-    def unseen_overlays(self) -> Iterator[bytes]:
-        rows = self._db.execute("SELECT si FROM overlays WHERE seen<?", (self._seen,)).fetchall()
-        return (row[0] for row in rows)
+    def unseen_overlays(self) -> Iterator[list[bytes]]:
+        """The same of lease objects."""
+        for rows in self._unseen("SELECT si FROM overlays", self.slot_count):
+            yield [row[0] for row in rows]
+
+    def _unseen(self, select: str, count: int) -> Iterator[list[tuple[Any, ...]]]:
+        # Storage indexes are hashes: about as many begin with any two bytes as with any other.
+        pieces = min(_FIRST_BYTES, 1 + count // _STRETCH_ROWS)
+        ends = [(_FIRST_BYTES * number // pieces).to_bytes(2, "big") for number in range(1, pieces)] + [b"\xff" * 17]
+        start = b""
+        for end in ends:
+            yield self._db.execute(
+                f"{select} WHERE si >= ? AND si < ? AND seen < ?", (start, end, self._seen)
+            ).fetchall()
+            start = end

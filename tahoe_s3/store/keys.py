@@ -9,7 +9,8 @@ foreign: left alone and counted.
 from __future__ import annotations
 
 import re
-from base64 import b32decode, b32encode
+from base64 import b32encode
+from bisect import bisect_left
 from typing import NamedTuple
 
 OWNER_KEY = "owner.json"
@@ -20,15 +21,20 @@ STORAGE_INDEX_BYTES = 16
 #: Share numbers have at most 18 digits, so that they fit SQLite's 64-bit integers.
 MAX_SHNUM = 10**18 - 1
 
-# The last of the 26 characters carries three bits, so only eight are what si_b2a writes.
-_SI = "[a-z2-7]{25}[aeimquy4]"
-_SHARE = re.compile(rf"shares/([a-z2-7]{{2}})/({_SI})/(0|[1-9][0-9]{{0,17}})")
-_LEASE = re.compile(rf"leases/([a-z2-7]{{2}})/({_SI})")
+_SHNUM = re.compile("0|[1-9][0-9]{0,17}")
 
 
 _DIGITS = "234567abcdefghijklmnopqrstuvwxyz"
 _DIGIT_BITS = 5
 _SPLIT_DIGITS = 4
+_SI_LENGTH = 26
+# Where it lies in a key; "shares/" and "leases/" are as long.
+_SI_START = 10
+_SI_END = _SI_START + _SI_LENGTH
+# From the digits of base32 to those of int(), and from all else to what is none. The last of the 26 characters carries
+# three bits, so the number they make has two more at its end, which are 0.
+_BASE32 = b"abcdefghijklmnopqrstuvwxyz234567"
+_AS_DIGITS = bytes(b"0123456789abcdefghijklmnopqrstuv"[_BASE32.index(c)] if c in _BASE32 else 33 for c in range(256))
 
 
 class KeySplits:
@@ -47,6 +53,16 @@ class KeySplits:
         shifts = range(_DIGIT_BITS * (_SPLIT_DIGITS - 1), -1, -_DIGIT_BITS)
         text = "".join(_DIGITS[number >> shift & 31] for shift in shifts)
         return f"{(LEASES, SHARES)[folder]}{text[:2]}/{text}"
+
+
+def span_before(key: str) -> float:
+    """What part of all storage indexes' shares comes before this key in a listing, from 0 to 1."""
+    if not key.startswith(SHARES):
+        return 0.0 if key < SHARES else 1.0
+    number = 0
+    for character in (key[7:9] + key[12:14]).ljust(_SPLIT_DIGITS):
+        number = number << _DIGIT_BITS | min(31, bisect_left(_DIGITS, character))
+    return number / (1 << (_DIGIT_BITS * _SPLIT_DIGITS))
 
 
 class ShareId(NamedTuple):
@@ -96,18 +112,26 @@ def fits_key(storage_index: bytes, shnum: int) -> bool:
     return len(storage_index) == STORAGE_INDEX_BYTES and 0 <= shnum <= MAX_SHNUM
 
 
-def _storage_index(start: str, text: str) -> bytes | None:
-    return b32decode(text.upper() + "======") if text.startswith(start) else None
+def _storage_index(folder: str, text: str) -> bytes | None:
+    """The 16 bytes that `text` says, where it lies in the right folder and is what si_text() writes."""
+    if len(text) != _SI_LENGTH or not text.startswith(folder) or not text.isascii():
+        return None
+    try:
+        # As a number in Python's digits: many times faster than b32decode, and there is a million of them at a start.
+        number = int(text.encode("ascii").translate(_AS_DIGITS), 32)
+    except ValueError:
+        return None
+    return None if number & 3 else (number >> 2).to_bytes(STORAGE_INDEX_BYTES, "big")
 
 
 def parse_key(key: str) -> ShareId | LeaseId | None:
     """What a listed key is, or None for a foreign one (and for ``owner.json``)."""
-    share = _SHARE.fullmatch(key)
-    if share is not None:
-        storage_index = _storage_index(share[1], share[2])
-        return None if storage_index is None else ShareId(storage_index, int(share[3]))
-    lease = _LEASE.fullmatch(key)
-    if lease is not None:
-        storage_index = _storage_index(lease[1], lease[2])
+    if key.startswith(SHARES):
+        if key[9:10] != "/" or key[_SI_END : _SI_END + 1] != "/" or _SHNUM.fullmatch(key, _SI_END + 1) is None:
+            return None
+        storage_index = _storage_index(key[7:9], key[_SI_START:_SI_END])
+        return None if storage_index is None else ShareId(storage_index, int(key[_SI_END + 1 :]))
+    if key.startswith(LEASES) and key[9:10] == "/":
+        storage_index = _storage_index(key[7:9], key[_SI_START:])
         return None if storage_index is None else LeaseId(storage_index)
     return None

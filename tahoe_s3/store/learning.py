@@ -145,7 +145,8 @@ def learn_overlay(
         return False
     # Leases of a write that nobody knows the fate of stay: it may still be applied.
     known = () if before is None else before.leases or ()
-    index.put_overlay(storage_index, OverlayRow(got.etag, got.modified_s, tuple(merge(known, leases))))
+    row = OverlayRow(got.etag, got.modified_s, tuple(merge(known, leases)), len(got.data))
+    index.put_overlay(storage_index, row)
     return True
 
 

@@ -18,7 +18,7 @@ import os
 from collections.abc import Collection, Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, TypeVar
 
 from allmydata.storage.common import UnknownMutableContainerVersionError
 from allmydata.util.assertutil import precondition
@@ -39,11 +39,11 @@ from tahoe_s3.store.containers import (
     require_mutable,
 )
 from tahoe_s3.store.index import IMMUTABLE, MUTABLE, ShareRow
-from tahoe_s3.store.keys import ShareId, share_key, si_text
+from tahoe_s3.store.keys import ShareId, share_key, si_text, slot_prefix
 from tahoe_s3.store.objects import put_file
 from tahoe_s3.store.readahead import SMALL_OBJECT_BYTES
 from tahoe_s3.store.scratch import Scratch
-from tahoe_s3.store.versions import Restart, Shared, ShareGone, all_of
+from tahoe_s3.store.versions import MAX_RESTARTS, Restart, Shared, ShareGone, all_of
 
 if TYPE_CHECKING:
     from tahoe_s3.store.store import Store
@@ -95,6 +95,13 @@ class _Changed:
     error: BaseException | None = None
 
 
+class _Deleted(NamedTuple):
+    """What became of a share that was to be deleted."""
+
+    share: ShareId
+    error: BaseException | None
+
+
 class MutableSlots:
     """All mutable slots of the store."""
 
@@ -111,11 +118,22 @@ class MutableSlots:
     def readv(
         self, storage_index: bytes, shnums: Collection[int], readv: ReadVector
     ) -> Generator[Deferred[Any], Any, dict[int, list[bytes]]]:
-        """The ranges of each of these shares that is here (of all, where none is named)."""
-        yield self._store.slots.settle(storage_index)
-        rows = [row for row in self._store.index.shares(storage_index) if not shnums or row.shnum in shnums]
-        answers = yield all_of([self._readv_one(ShareId(storage_index, row.shnum), readv) for row in rows])
-        return {row.shnum: answer for row, answer in zip(rows, answers) if answer is not None}
+        """The ranges of each of these shares that is here (of all, where none is named), as they were at one moment:
+        a read-test-write of several shares is seen whole or not at all."""
+        for _ in range(MAX_RESTARTS):
+            yield self._store.slots.settle(storage_index)
+            before = self._snapshot(storage_index, shnums)
+            answers = yield all_of([self._readv_one(share, readv) for share in before])
+            if self._snapshot(storage_index, shnums) == before:
+                return {share.shnum: answer for share, answer in zip(before, answers) if answer is not None}
+        raise Changed("it was overwritten again and again while it was read",
+                      operation="GetObject", key=slot_prefix(storage_index), kind="changed")  # fmt: skip
+
+    def _snapshot(self, storage_index: bytes, shnums: Collection[int]) -> dict[ShareId, object]:
+        """Equal as long as these shares (all, where none is named) are the same versions."""
+        rows = self._store.index.shares(storage_index)
+        shares = [ShareId(storage_index, row.shnum) for row in rows if not shnums or row.shnum in shnums]
+        return {share: self._store.slots.generation(*share) for share in shares}
 
     @inlineCallbacks
     def length(self, storage_index: bytes, shnum: int) -> Generator[Deferred[Any], Any, int]:
@@ -225,6 +243,10 @@ class MutableSlots:
             raise _changed(key, f"{got.size} bytes, not {row.size}")
         require_mutable(key, got.data)
         container = inspect_bytes(key, got.data)
+        now = store.index.share(*share)
+        if now is not None and now.etag_is_sure and now.etag != got.etag and not row.etag_is_sure:
+            # A read-test-write that began since has told the ETag, and this is what it has put but not answered yet.
+            raise Restart
         current = store.reads.versions.learn(
             share, generation, etag=got.etag, size=got.size, modified_s=got.modified_s, kind=container.head.kind,
             data_length=container.head.data_length, leases=container.leases,
@@ -391,15 +413,18 @@ class MutableSlots:
     ) -> Generator[Deferred[Any], Any, None]:
         gate = DeferredSemaphore(PUTS_AT_ONCE)
         yield all_of([gate.run(self._put, storage_index, one) for one in changed])
+        ends: list[_Deleted] = []
+        if all(one.error is None for one in changed):
+            ends = yield all_of([gate.run(self._delete, ShareId(storage_index, shnum)) for shnum in sorted(gone)])
+        # In one turn of the reactor, so that nobody reads some of it.
         for one in changed:
             self._adopt(ShareId(storage_index, one.shnum), one)
-        for one in changed:
-            if one.error is not None:
-                raise one.error
-        if not gone:
-            return
-        yield all_of([gate.run(self._delete, ShareId(storage_index, shnum)) for shnum in sorted(gone)])
-        if not self._store.index.shares(storage_index):
+        for end in ends:
+            self._adopt_deleted(end)
+        for error in [one.error for one in changed] + [end.error for end in ends]:
+            if error is not None:
+                raise error
+        if gone and not self._store.index.shares(storage_index):
             try:
                 yield self._store.overlay.delete(storage_index)
             except S3Error as error:
@@ -437,17 +462,22 @@ class MutableSlots:
         store.cache.adopt(share, one.info.etag, one.path, sha256=one.sha256)
 
     @inlineCallbacks
-    def _delete(self, share: ShareId) -> Generator[Deferred[Any], Any, None]:
-        store = self._store
+    def _delete(self, share: ShareId) -> Generator[Deferred[Any], Any, _Deleted]:
         try:
-            yield store.client.delete(share_key(*share))
-        except S3Error as error:
-            if error.outcome != "not_applied":
-                store.slots.mark_unsure(*share)
-                store.cache.drop(share)
-                store.reads.forget(share)
-            raise
-        store.share_deleted(share)
+            yield self._store.client.delete(share_key(*share))
+        except Exception as error:
+            return _Deleted(share, error)
+        return _Deleted(share, None)
+
+    def _adopt_deleted(self, end: _Deleted) -> None:
+        """Note what became of one delete."""
+        store, share, error = self._store, end.share, end.error
+        if error is None:
+            store.share_deleted(share)
+        elif not isinstance(error, S3Error) or error.outcome != "not_applied":
+            store.slots.mark_unsure(*share)
+            store.cache.drop(share)
+            store.reads.forget(share)
 
     def _off_reactor(self, size: int, work: Callable[..., T], *arguments: Any) -> Deferred[T]:
         """Run it in the reactor's thread pool if it is long."""

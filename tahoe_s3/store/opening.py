@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """From a configuration to a Store: is the bucket there and ours, and what lies in it?
 
-At every start the bucket is listed once and the index brought into line with it; the mark is claimed; multipart
-uploads that a crash left are removed. What the operator must mend is raised as an errors.ConfigError. A bucket that
-cannot be reached stops only a node that has never run before; any other starts, answers errors, and keeps trying.
+At every start the mark is claimed, the bucket is listed once (store/reconcile.py; the node waits for the first pages
+only), and multipart uploads that a crash left are removed before any of its own can begin. What the operator must mend
+is raised as an errors.ConfigError. A bucket that cannot be reached stops only a node that has never run before; any
+other starts, answers errors, and keeps trying.
 
 Requests of a start over n objects: n/1000 LISTs (up to an eighth more where there are many, see listing.py) and eight
 others, and one for each folder of s3.prefix.
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import sqlite3
 import time
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -30,7 +32,6 @@ from tahoe_s3.client import (
     ClientConfig,
     ClockSkewed,
     NoSuchBucket,
-    Page,
     S3Client,
     S3Error,
     Throttled,
@@ -40,8 +41,8 @@ from tahoe_s3.client import (
 )
 from tahoe_s3.config import S3Config
 from tahoe_s3.store import ownership
-from tahoe_s3.store.index import Index, OverlayRow
-from tahoe_s3.store.keys import LEASES, OWNER_KEY, SHARES, KeySplits, LeaseId, ShareId, parse_key
+from tahoe_s3.store.index import Index
+from tahoe_s3.store.keys import OWNER_KEY, SHARES, ShareId, parse_key
 from tahoe_s3.store.objects import abort_quietly
 from tahoe_s3.store.store import INDEX, Store
 
@@ -140,8 +141,11 @@ def _not_told(failure: Failure) -> None:
 class Opening:
     """Brings a Store to the point where it can answer; again and again while the bucket cannot be reached."""
 
-    def __init__(self, reactor: Any, place: Place, store: Store, make_client: MakeClient) -> None:
+    def __init__(
+        self, reactor: Any, place: Place, store: Store, make_client: MakeClient, *, has_run_before: bool
+    ) -> None:
         self._reactor = reactor
+        self._has_run_before = has_run_before
         self._make_client = make_client
         self._place = place
         self._store = store
@@ -155,7 +159,11 @@ class Opening:
             yield self._check_bucket()
             was_nobodys = yield self._claim()
             try:
-                yield self._list()
+                yield self._store.rebuild.begin(
+                    bucket=self._place.config.bucket, prefix=self._place.config.prefix,
+                    needs_share=not self._has_run_before,
+                    on_refused=lambda error: self._met_owner_below(error, was_nobodys=was_nobodys),
+                )  # fmt: skip
             except errors.NestedOwner:
                 if was_nobodys:
                     yield self._disclaim()
@@ -167,12 +175,17 @@ class Opening:
             if sentence is not None:
                 raise sentence from None
             raise
+        rebuild = self._store.rebuild
+        if rebuild.refused is not None:
+            # Found in a page that came meanwhile.
+            raise rebuild.refused
         self._store.problem = None
-        _log.info(
-            "{count} shares of {used} bytes in the bucket {bucket}; {foreign} keys there are not ours",
-            count=self._store.index.share_count, used=self._store.index.used_bytes,
-            bucket=self._place.config.bucket, foreign=self._store.foreign_keys,
-        )  # fmt: skip
+        if not rebuild.is_complete:
+            known = "all of the index is trusted" if rebuild.answers_for_all else "what is not listed yet is looked up"
+            _log.info(
+                "the bucket {bucket} is large: the node serves while it is listed, and {known}",
+                bucket=self._place.config.bucket, known=known,
+            )  # fmt: skip
 
     @inlineCallbacks
     def _check_bucket(self) -> Generator[Deferred[Any], Any, None]:
@@ -219,6 +232,13 @@ class Opening:
             _log.error("the mark of this node at {prefix}{key} should be deleted, but it could not be: {error}",
                        prefix=config.prefix, key=OWNER_KEY, error=str(error))  # fmt: skip
 
+    def _met_owner_below(self, error: errors.NestedOwner, *, was_nobodys: bool) -> None:
+        """In a page that came while the node serves, which it would not have begun to do had it been the first."""
+        self._store.problem = str(error)
+        _log.critical("{error} This node has stopped writing and answers nothing.", error=str(error))
+        if was_nobodys:
+            self._store.in_background(self._disclaim())
+
     @inlineCallbacks
     def _refuse_owner_above(self, prefix: str) -> Generator[Deferred[Any], Any, None]:
         """A node that owns a prefix above ours would take our shares for foreign keys, and we its own."""
@@ -235,38 +255,6 @@ class Opening:
             raise errors.OwnedByAnother(
                 bucket=config.bucket, prefix=prefix, owner=mark.nodeid, since=mark.since, own=self._place.nodeid
             )
-
-    @inlineCallbacks
-    def _list(self) -> Generator[Deferred[Any], Any, None]:
-        index = self._store.index
-        index.begin_listing()
-        self._store.foreign_keys = 0
-        yield self._client.list_all("", self._take_page, splits=KeySplits())
-        for share in list(index.unseen_shares()):
-            self._store.vanished(*share)
-        for storage_index in list(index.unseen_overlays()):
-            # A listing may lag. Leases that are known stay known, and go out with the next write; else the object
-            # is read before that, and a 404 then counts as empty.
-            known = index.overlay(storage_index)
-            index.put_overlay(storage_index, OverlayRow("", 0, None if known is None else known.leases))
-
-    def _take_page(self, page: Page) -> None:
-        shares, overlays = [], []
-        for entry in page.entries:
-            name = parse_key(entry.key)
-            if isinstance(name, ShareId):
-                shares.append((name, entry.size, entry.etag, entry.modified_s))
-            elif isinstance(name, LeaseId):
-                overlays.append((name.storage_index, entry.etag, entry.modified_s))
-            elif entry.key != OWNER_KEY:
-                self._foreign(entry.key)
-        self._store.index.confirm_shares(shares)
-        self._store.index.confirm_overlays(overlays)
-
-    def _foreign(self, key: str) -> None:
-        if key.endswith(f"/{OWNER_KEY}") and not key.startswith((SHARES, LEASES)):
-            raise errors.NestedOwner(bucket=self._place.config.bucket, key=self._place.config.prefix + key)
-        self._store.foreign_keys += 1
 
     @inlineCallbacks
     def _remove_uploads(self) -> Generator[Deferred[Any], Any, None]:
@@ -318,8 +306,11 @@ def open_store(
         has_run_before: whether the node may start while the bucket cannot be reached.
     """
     place = Place(config, nodeid, local_dir)
-    refuse_disk_shares(place)
-    local_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        refuse_disk_shares(place)
+        local_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise errors.UnusableFolder(storage_dir=str(local_dir), detail=str(error)) from None
     client = make_client(reactor, client_config(config))
     index = None
     try:
@@ -327,12 +318,15 @@ def open_store(
         store = Store(
             reactor=reactor, client=client, index=index, local_dir=local_dir, part_size_bytes=config.part_size_bytes
         )
-    except BaseException:
+    except BaseException as error:
         if index is not None:
             index.abandon()
         yield client.close()
+        if isinstance(error, (OSError, sqlite3.Error)):
+            detail = f"{local_dir / INDEX}: {error}" if isinstance(error, sqlite3.Error) else str(error)
+            raise errors.UnusableFolder(storage_dir=str(local_dir), detail=detail) from None
         raise
-    opening = Opening(reactor, place, store, make_client)
+    opening = Opening(reactor, place, store, make_client, has_run_before=has_run_before)
     try:
         yield opening.run()
     except S3Error as error:

@@ -84,16 +84,16 @@ class Overlays:
         merged = merge(known, leases)
         if len(merged) > MAX_LEASES:
             raise NoSpace(f"{si_text(storage_index)} has {MAX_LEASES} leases, which is the most there can be")
-        key = lease_key(storage_index)
+        key, body = lease_key(storage_index), overlay_to_json(merged)
         try:
-            info: ObjectInfo = yield self._client.put(key, overlay_to_json(merged), content_type="application/json")
+            info: ObjectInfo = yield self._client.put(key, body, content_type="application/json")
         except S3Error as error:
             if error.outcome != "not_applied":
                 # The object has either these leases or those before. All of them go out with the next write, so
                 # none is lost whichever it is; without an ETag the next start reads the object anew.
-                self._index.put_overlay(storage_index, OverlayRow("", 0, tuple(merged)))
+                self._index.put_overlay(storage_index, OverlayRow("", 0, tuple(merged), len(body)))
             raise
-        self._index.put_overlay(storage_index, OverlayRow(info.etag, info.modified_s, tuple(merged)))
+        self._index.put_overlay(storage_index, OverlayRow(info.etag, info.modified_s, tuple(merged), len(body)))
 
     @inlineCallbacks
     def read(self, storage_index: bytes) -> Generator[Deferred[Any], Any, list[Lease]]:
@@ -121,7 +121,7 @@ class Overlays:
             leases = overlay_from_json(got.data)
         except OverlayError as error:
             raise OverlayError(f"{key}: {error}") from None
-        self._index.put_overlay(storage_index, OverlayRow(got.etag, got.modified_s, tuple(leases)))
+        self._index.put_overlay(storage_index, OverlayRow(got.etag, got.modified_s, tuple(leases), len(got.data)))
         return leases
 
     @inlineCallbacks
@@ -139,6 +139,6 @@ class Overlays:
             yield self._client.delete(lease_key(storage_index))
         except S3Error as error:
             if error.outcome != "not_applied":
-                self._index.put_overlay(storage_index, OverlayRow("", 0, None))
+                self._index.doubt_overlay(storage_index, was_deleted=True)
             raise
         self._index.drop_overlay(storage_index)

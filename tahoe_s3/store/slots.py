@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""One lock a storage index, and what is unsure: writes whose outcome nobody knows yet.
+"""One lock a storage index, and what is unsure: writes whose outcome nobody knows yet, and storage indexes that the
+listing at start has not come to.
 
 The lock covers lease changes, read-test-write and the final PUT or Complete of an upload; asking for shares and
 reading never wait for it. A write with an unknown outcome (no answer, 5xx) makes its share unsure until a HEAD
-settles it: before the next write under the lock, and before the share is shown or read again. So an error is never
-taken for an absence, nor for a success.
+settles it: before the next write under the lock, and before the share is shown or read again. So is what the index
+does not cover yet (store/reconcile.py). So an error is never taken for an absence, nor for a success.
 
 Owner: the Store. Thread: the reactor's. Limits: at most MAX_WAITERS operations wait for one lock; one more fails
 with Busy.
@@ -15,7 +16,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Generator
-from typing import Any, Callable, TypeVar
+from typing import Any, Callable, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred, inlineCallbacks, maybeDeferred
 from twisted.logger import Logger
@@ -32,6 +33,13 @@ MAX_WAITERS = 256
 #: Shares whose changes are told apart; beyond it all count as changed once.
 MAX_GENERATIONS = 100_000
 _UNSURE = "unsure shares"
+
+
+class Knowledge(Protocol):
+    """What the index covers: the store's Rebuild."""
+
+    def covers(self, storage_index: bytes) -> bool: ...
+    def look_up(self, storage_index: bytes) -> Deferred[None]: ...
 
 
 class _Operation:
@@ -57,9 +65,10 @@ class Slots:
 
     log = Logger()
 
-    def __init__(self, client: S3Client, index: Index) -> None:
+    def __init__(self, client: S3Client, index: Index, knowledge: Knowledge) -> None:
         self._client = client
         self._index = index
+        self._knowledge = knowledge
         self._locks: dict[bytes, _Lock] = {}
         self._unsure = _unsure_at_the_end_of_the_last_run(index)
         self._settling: dict[bytes, list[Deferred[None]]] = {}
@@ -161,9 +170,10 @@ class Slots:
         return storage_index in self._unsure
 
     def settle(self, storage_index: bytes) -> Deferred[None]:
-        """Ask the bucket about what is unsure; no request where nothing is. Fails with an S3Error where it cannot."""
+        """Ask the bucket about what is unsure or was not listed yet; no request where nothing is. Fails with an S3Error
+        where it cannot."""
         waiter: Deferred[None] = Deferred(lambda _: None)
-        if storage_index not in self._unsure:
+        if storage_index not in self._unsure and self._knowledge.covers(storage_index):
             waiter.callback(None)
             return waiter
         waiters = self._settling.get(storage_index)
@@ -182,6 +192,8 @@ class Slots:
     @inlineCallbacks
     def _settle(self, storage_index: bytes) -> Generator[Deferred[Any], Any, None]:
         """Until nothing is unsure: a share may become so while another is asked about."""
+        if not self._knowledge.covers(storage_index):
+            yield self._knowledge.look_up(storage_index)
         while storage_index in self._unsure:
             shnum = min(self._unsure[storage_index])
             generation = self.generation(storage_index, shnum)

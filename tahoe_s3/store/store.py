@@ -28,6 +28,7 @@ from tahoe_s3.store.keys import OWNER_KEY, ShareId, share_key, si_text
 from tahoe_s3.store.learning import learn_leases
 from tahoe_s3.store.mutable import MutableSlots
 from tahoe_s3.store.overlay import Overlays
+from tahoe_s3.store.reconcile import Rebuild
 from tahoe_s3.store.slots import Slots
 from tahoe_s3.store.windows import ReadCache
 
@@ -66,7 +67,9 @@ class Store:
         shutil.rmtree(self.incoming_dir, ignore_errors=True)
         self.incoming_dir.mkdir(parents=True, exist_ok=True)
         self.cache_dir.mkdir(parents=True, exist_ok=True)
-        self.slots = Slots(client, index)
+        #: How far the listing of the bucket has come that each start makes (store/reconcile.py).
+        self.rebuild = Rebuild(self)
+        self.slots = Slots(client, index, self.rebuild)
         self.overlay = Overlays(client, index, self.slots)
         self.reads = ReadCache(
             client, index, self.slots, reactor=reactor, on_vanished=self.vanished, budget_bytes=READ_BUDGET_BYTES
@@ -180,6 +183,11 @@ class Store:
             self._vanishing.add(share)
             self._schedule_check(share, 0)
 
+    @property
+    def vanishing_count(self) -> int:
+        """Shares that are being asked for because they seemed to be gone."""
+        return len(self._vanishing)
+
     def _schedule_check(self, share: ShareId, number: int) -> None:
         self.later(VANISH_CHECKS_S[number], lambda: self._check(share, number))
 
@@ -216,7 +224,7 @@ class Store:
                 "the share {key} has vanished from the bucket: {count} requests said so, over minutes",
                 key=key, count=len(VANISH_CHECKS_S),
             )  # fmt: skip
-            self.index.drop_share(*share)
+            self.index.drop_share(*share, was_deleted=False)
             self.share_changed(*share)
             return None
         if (info.size, info.etag) != (row.size, row.etag):
@@ -234,6 +242,7 @@ class Store:
             return
         self.refuse_more()
         self._closed = True
+        self.rebuild.stop()
         for timer in self._timers:
             timer.cancel()
         self._timers.clear()
@@ -255,6 +264,7 @@ class Store:
     def _close_index(self, *, is_clean: bool) -> None:
         try:
             if is_clean:
+                self.rebuild.remember()
                 self.index.close()
                 return
         except (sqlite3.Error, OSError):

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Parts of the net room that need no network: the histogram, and the blocks kept for reuse. */
+/* Parts of the net room that need no network: the histogram, the blocks kept for reuse, the workers'
+ * queue. */
+#include <semaphore.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -8,6 +10,7 @@
 #include "net/ts3_blocks.h"
 #include "net/ts3_hist.h"
 #include "net/ts3_shared.h"
+#include "net/ts3_worker.h"
 #include "ts3_test.h"
 
 TEST(histogram_of_nothing)
@@ -144,5 +147,52 @@ TEST(forked_children_are_known)
         shared->mine = NULL;
     }
     shared->mine = mine;
+    ts3_shared_unref(shared);
+}
+
+struct held_job {
+    struct ts3_job job;
+    sem_t begun;
+    sem_t go_on;
+};
+
+static void run_held(struct ts3_job *job)
+{
+    struct held_job *held = (struct held_job *)(void *)job;
+    sem_post(&held->begun);
+    sem_wait(&held->go_on);
+}
+
+static void never_run(struct ts3_job *job)
+{
+    CHECK(job == NULL); /* a job that was withdrawn was run */
+}
+
+TEST(jobs_that_nobody_has_begun_with_can_be_withdrawn)
+{
+    struct ts3_shared *shared;
+    struct ts3_pool pool;
+    struct held_job first = {.job = {.run = run_held}};
+    struct ts3_job second = {.run = never_run};
+    CHECK_OK(ts3_shared_new(ts3_alloc_libc(), 100, &shared));
+    CHECK_OK(ts3_pool_init(&pool, shared));
+    CHECK(sem_init(&first.begun, 0, 0) == 0 && sem_init(&first.go_on, 0, 0) == 0);
+    CHECK_OK(ts3_pool_start(&pool, 1));
+    ts3_pool_submit(&pool, &first.job, false);
+    sem_wait(&first.begun);
+    ts3_pool_submit(&pool, &second, false);
+    CHECK(!ts3_pool_withdraw(&pool, &first.job)); /* being run */
+    CHECK(ts3_pool_withdraw(&pool, &second));
+    CHECK(!ts3_pool_withdraw(&pool, &second));
+    sem_post(&first.go_on);
+    ts3_pool_stop(&pool);
+    CHECK(!ts3_pool_withdraw(&pool, &first.job)); /* finished */
+    struct ts3_link done;
+    ts3_list_init(&done);
+    ts3_pool_take(&pool, &done);
+    CHECK(ts3_list_pop(&done) == &first.job.link && ts3_list_empty(&done));
+    ts3_pool_free(&pool);
+    sem_destroy(&first.begun);
+    sem_destroy(&first.go_on);
     ts3_shared_unref(shared);
 }

@@ -125,8 +125,8 @@ TEST(windows_fire_once)
     struct ts3_window *window;
     bool ready;
     CHECK_OK(ts3_shared_new(ts3_alloc_libc(), 100, &shared));
-    CHECK_INT(ts3_window_make(shared, 101, &window), TS3_EBUDGET);
-    CHECK_OK(ts3_window_make(shared, 100, &window));
+    CHECK_INT(ts3_window_make(shared, NULL, 101, &window), TS3_EBUDGET);
+    CHECK_OK(ts3_window_make(shared, NULL, 100, &window));
     CHECK(!ts3_window_fire(window));
     CHECK_OK(ts3_window_arm(window, 50, &ready));
     CHECK(!ready);
@@ -142,6 +142,23 @@ TEST(windows_fire_once)
     CHECK_INT(ts3_window_ready(window), 20);
     ts3_window_unref(window);
     CHECK_INT(atomic_load(&shared->used_bytes), 0);
+    ts3_shared_unref(shared);
+}
+
+TEST(windows_over_memory_of_the_callers)
+{
+    struct ts3_shared *shared;
+    struct ts3_window *window;
+    unsigned char memory[100] = {0};
+    CHECK_OK(ts3_shared_new(ts3_alloc_libc(), 150, &shared));
+    CHECK_OK(ts3_window_make(shared, memory, sizeof memory, &window));
+    CHECK_INT(atomic_load(&shared->used_bytes), 100); /* charged, whosever it is */
+    CHECK_OK(ts3_window_append(window, "0123456789", 10));
+    CHECK(ts3_window_data(window) == memory);
+    ts3_window_unref(window);
+    CHECK_INT(atomic_load(&shared->used_bytes), 0);
+    CHECK(memcmp(memory, "0123456789", 11) == 0); /* and still there */
+    CHECK_INT(ts3_window_make(shared, memory, 151, &window), TS3_EBUDGET);
     ts3_shared_unref(shared);
 }
 
@@ -170,7 +187,7 @@ TEST(arming_and_filling_race)
     for (int round = 0; round < 300; round++) {
         struct race race = {0};
         pthread_t filler;
-        CHECK_OK(ts3_window_make(shared, 200, &race.window));
+        CHECK_OK(ts3_window_make(shared, NULL, 200, &race.window));
         if (pthread_create(&filler, NULL, fill_window, &race) != 0)
             abort();
         bool ready = true;

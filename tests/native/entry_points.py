@@ -200,6 +200,9 @@ cases("Engine.stats", lambda scene: scene.engine.stats())
 cases("Engine.close", lambda scene: scene.closed.close(), lambda scene: scene.make().close())
 cases("Engine.window",
       lambda scene: scene.engine.window(1000).close(), lambda scene: scene.engine.window(1000),
+      lambda scene: scene.engine.window(1000, whole=True).close(), lambda scene: scene.engine.window(1000, whole=True),
+      lambda scene: scene.engine.window(1 << 30, whole=True), lambda scene: scene.engine.window(0, whole=True),
+      lambda scene: scene.closed.window(1, whole=True), lambda scene: scene.engine.window(1, whle=1),  # type: ignore[call-arg]
       lambda scene: scene.engine.window(0), lambda scene: scene.engine.window(-1),
       lambda scene: scene.engine.window(1 << 30), lambda scene: scene.engine.window("1"),  # type: ignore[arg-type]
       lambda scene: scene.closed.window(1))
@@ -257,6 +260,14 @@ def _into_a_window(scene: Scene) -> None:
     window = scene.engine.window(10)
     scene.engine.submit("GET", "bytes", into=window, attempts=1)
     scene.done()
+
+
+@case("Engine.submit")
+def _into_a_window_taken_whole(scene: Scene) -> None:
+    window = scene.engine.window(10, whole=True)
+    scene.engine.submit("GET", "bytes", into=window, attempts=1)
+    scene.done()
+    window.read(0, window.ready)
 
 
 @case("Engine.submit")

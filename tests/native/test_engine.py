@@ -158,6 +158,57 @@ def test_a_window(server: ScriptedServer) -> None:
     engine.close()
 
 
+def test_a_window_taken_whole(server: ScriptedServer) -> None:
+    whole = answer(b"0123456789", headers="ETag: e1\r\n")
+    stalls = answer(b"0123456789", headers="ETag: e1\r\n")[:-6]
+    server.respond = lambda _what, _body: whole
+    engine = make(server.url)
+    with pytest.raises(ValueError):
+        engine.window(0, whole=True)
+    window = engine.window(10, whole=True)
+    assert engine.stats()["budget_used_bytes"] == 10
+    engine.submit("GET", "k", into=window)
+    (event,) = wait(engine)
+    assert event.failure is None
+    assert window.read(2, 3) == b"234"
+    taken = window.read(0, 10)
+    assert taken == b"0123456789"
+    assert window.read(0, 10) is taken, "it was copied"
+    window.close()
+    assert engine.stats()["budget_used_bytes"] == 0
+    assert taken == b"0123456789"
+
+    # Shorter than the window, and stalled: what is ready is copied.
+    window = engine.window(20, whole=True)
+    engine.submit("GET", "k", into=window)
+    assert wait(engine)[0].failure is None
+    assert window.read(0, window.ready) == b"0123456789"
+    server.respond = lambda _what, _body: stalls
+    window = engine.window(10, whole=True)
+    engine.submit("GET", "k", into=window, attempts=1, stall_ms=100)
+    assert wait(engine)[0].failure is not None
+    assert window.read(0, window.ready) == b"0123"
+    engine.close()
+
+
+def test_a_window_that_is_dropped_while_it_is_filled(server: ScriptedServer) -> None:
+    body = bytes(range(256)) * 4096
+    server.respond = lambda _what, _body: answer(body, headers="ETag: e1\r\n")
+    engine = make(server.url)
+    for _ in range(20):
+        window: _native.Window | None = engine.window(len(body), whole=True)
+        engine.submit("GET", "k", into=window)
+        window = None  # the request alone keeps its memory now
+        others = [bytes(len(body)) for _ in range(4)]  # which takes that memory, were it free
+        assert wait(engine)[0].failure is None
+        assert all(not any(other) for other in others), "it was written into memory that was free"
+    assert engine.stats()["budget_used_bytes"] == 0
+    window = engine.window(len(body), whole=True)
+    engine.submit("GET", "k", into=window)
+    del engine
+    window.close()
+
+
 def test_limits(silent: ScriptedServer) -> None:
     engine = make(silent.url, max_connections=1, max_queue=2, buffer_budget_bytes=1000)
     with pytest.raises(_native.BudgetExhausted):

@@ -159,6 +159,8 @@ class _Get:
             self.fail(failing.error, outcome=failing.outcome)
         elif self.held is None:
             self.go()
+        elif self.held.apply_first:
+            self._look()
 
     def _closed(self) -> None:
         self.client.window_bytes -= self.length
@@ -245,6 +247,8 @@ class MemoryClient:
         self.budget_bytes = budget_bytes
         self.etag_of: Callable[[bytes], str] = lambda data: hashlib.md5(data).hexdigest()
         self.closed = False
+        #: Keys on one page of a listing.
+        self.page_keys = MAX_KEYS
         #: Keys that a multi-delete does not delete, and the codes it gives for them.
         self.delete_errors: dict[str, str] = {}
         #: Whether the service has answered anything; where not, nobody knows its time.
@@ -474,15 +478,16 @@ class MemoryClient:
         def apply() -> Page:
             after = token or start_after or ""
             keys = [key for key in sorted(self.objects) if key.startswith(prefix) and key > after]
-            page = keys[:max_keys]
-            found = [
-                Entry(key, len(o.data), o.listed_etag or o.etag, o.modified_s, "STANDARD")
-                for key, o in ((key, self.objects[key]) for key in page)
-            ]
-            return Page(found, [], page[-1] if len(keys) > max_keys else None, False)
+            page = keys[: min(max_keys, self.page_keys)]
+            return Page([self.entry(key) for key in page], [], page[-1] if len(keys) > len(page) else None, False)
 
         assert delimiter is None, "no test needs it yet"
         return self._request("ListObjectsV2", prefix, apply)
+
+    def entry(self, key: str) -> Entry:
+        """What a listing says of it."""
+        stored = self.objects[key]
+        return Entry(key, len(stored.data), stored.listed_etag or stored.etag, stored.modified_s, "STANDARD")
 
     def list_all(self, prefix: str, on_page: Callable[[Page], Any], **options: Any) -> Deferred[int]:
         """The client's own, on the pages of this."""

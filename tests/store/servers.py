@@ -76,7 +76,7 @@ def reborn(client: MemoryClient) -> MemoryClient:
     """The same bucket as another process sees it: objects and uploads, but no counts, holds and failures."""
     fresh = MemoryClient()
     fresh.objects, fresh.uploads, fresh.now_s = client.objects, client.uploads, client.now_s
-    fresh._serial = client._serial
+    fresh._serial, fresh.page_keys = client._serial, client.page_keys
     return fresh
 
 

@@ -453,7 +453,7 @@ def test_a_leftover_lease_object_goes(make: Make) -> None:
         place.index.drop_share(si, 0)
     place.pass_days(0.9)
     stored = place.client.store(lease_key(M2), place.client.objects[lease_key(I0)].data)
-    place.index.confirm_overlays([(M2, stored.etag, stored.modified_s)])
+    place.index.confirm_overlays([(M2, len(stored.data), stored.etag, stored.modified_s)])
     place.pass_days(0.2)
     place.start()
     place.finish_cycle()

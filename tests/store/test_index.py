@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tahoe_s3.store.index import IMMUTABLE, MUTABLE, Index, OverlayRow, ShareRow
-from tahoe_s3.store.keys import ShareId
+from tahoe_s3.store.keys import ShareId, share_key
 from tahoe_s3.store.leases import Lease
 
 SI, OTHER = b"a" * 16, b"b" * 16
@@ -34,8 +35,8 @@ def filled(folder: Path) -> Index:
     index.put_share(SI, FULL)
     index.put_share(SI, BARE)
     index.put_share(OTHER, replace(FULL, kind=MUTABLE, leases=(), data_length=0))
-    index.put_overlay(SI, OverlayRow("e1", 5, (LEASE.until(2000),)))
-    index.put_overlay(OTHER, OverlayRow("e2", 6, None))
+    index.put_overlay(SI, OverlayRow("e1", 5, (LEASE.until(2000),), 300))
+    index.put_overlay(OTHER, OverlayRow("e2", 6, None, 150))
     return index
 
 
@@ -45,6 +46,7 @@ def totals(index: Index) -> tuple[int, int]:
     assert (index.share_count, index.used_bytes) == tuple(rows)
     slots = index._db.execute("SELECT COUNT(DISTINCT si) FROM shares").fetchone()
     assert index.slot_count == slots[0]
+    assert index.lease_bytes == index._db.execute("SELECT COALESCE(SUM(size), 0) FROM overlays").fetchone()[0]
     return index.share_count, index.used_bytes
 
 
@@ -52,8 +54,8 @@ def test_rows_come_back_as_they_were_put(tmp_path: Path) -> None:
     index = filled(tmp_path)
     assert index.shares(SI) == [FULL, BARE]
     assert index.share(SI, 3) == FULL and index.share(SI, 5) is None
-    assert index.overlay(SI) == OverlayRow("e1", 5, (LEASE.until(2000),))
-    assert index.overlay(OTHER) == OverlayRow("e2", 6, None)
+    assert index.overlay(SI) == OverlayRow("e1", 5, (LEASE.until(2000),), 300)
+    assert index.overlay(OTHER) == OverlayRow("e2", 6, None, 150)
     assert index.overlay(b"c" * 16) is None and index.shares(b"c" * 16) == []
     assert totals(index) == (3, 1600) and index.slot_count == 2
     index.abandon()
@@ -85,7 +87,7 @@ def test_a_clean_stop_keeps_everything(tmp_path: Path) -> None:
     filled(tmp_path).close()
     again = open_index(tmp_path)
     assert again.was_kept and again.shares(SI) == [FULL, BARE]
-    assert again.overlay(SI) == OverlayRow("e1", 5, (LEASE.until(2000),))
+    assert again.overlay(SI) == OverlayRow("e1", 5, (LEASE.until(2000),), 300)
     assert totals(again) == (3, 1600)
     again.abandon()
 
@@ -183,6 +185,10 @@ def test_an_index_that_another_process_works_with_is_left_alone(
 # reconciliation
 
 
+def flat(stretches: Iterable[list[Any]]) -> list[Any]:
+    return [found for stretch in stretches for found in stretch]
+
+
 def list_shares(index: Index, *found: tuple[bytes, int, int, str]) -> None:
     index.confirm_shares((ShareId(si, shnum), size, etag, 99) for si, shnum, size, etag in found)
 
@@ -191,11 +197,11 @@ def test_what_is_known_survives_a_listing_that_says_the_same(tmp_path: Path) -> 
     index = filled(tmp_path)
     index.begin_listing()
     list_shares(index, (SI, 3, 500, "etag"), (SI, 4, 600, "other"))
-    index.confirm_overlays([(SI, "e1", 9)])
+    index.confirm_overlays([(SI, 300, "e1", 9)])
     assert index.share(SI, 3) == replace(FULL, modified_s=99)
-    assert index.overlay(SI) == OverlayRow("e1", 5, (LEASE.until(2000),))
-    assert list(index.unseen_shares()) == [ShareId(OTHER, 3)]
-    assert list(index.unseen_overlays()) == [OTHER]
+    assert index.overlay(SI) == OverlayRow("e1", 5, (LEASE.until(2000),), 300)
+    assert flat(index.unseen_shares()) == [ShareId(OTHER, 3)]
+    assert flat(index.unseen_overlays()) == [OTHER]
     index.abandon()
 
 
@@ -204,9 +210,9 @@ def test_what_somebody_else_wrote_is_forgotten(tmp_path: Path, size: int, etag: 
     index = filled(tmp_path)
     index.begin_listing()
     list_shares(index, (SI, 3, size, etag))
-    index.confirm_overlays([(SI, "changed", 9)])
+    index.confirm_overlays([(SI, 310, "changed", 9)])
     assert index.share(SI, 3) == ShareRow(3, size, etag, False, 99)
-    assert index.overlay(SI) == OverlayRow("changed", 9, None)
+    assert index.overlay(SI) == OverlayRow("changed", 9, None, 310)
     totals(index)
     index.abandon()
 
@@ -215,12 +221,12 @@ def test_a_row_written_since_the_listing_began_is_immune(tmp_path: Path) -> None
     index = filled(tmp_path)
     index.begin_listing()
     index.put_share(SI, replace(FULL, size=700, etag="new"))
-    index.put_overlay(SI, OverlayRow("new", 8, ()))
+    index.put_overlay(SI, OverlayRow("new", 8, (), 55))
     list_shares(index, (SI, 3, 500, "etag"))
-    index.confirm_overlays([(SI, "e1", 9)])
+    index.confirm_overlays([(SI, 300, "e1", 9)])
     assert index.share(SI, 3) == replace(FULL, size=700, etag="new")
-    assert index.overlay(SI) == OverlayRow("new", 8, ())
-    assert ShareId(SI, 3) not in set(index.unseen_shares())
+    assert index.overlay(SI) == OverlayRow("new", 8, (), 55)
+    assert ShareId(SI, 3) not in flat(index.unseen_shares())
     index.abandon()
 
 
@@ -228,18 +234,85 @@ def test_listings_of_different_runs_are_told_apart(tmp_path: Path) -> None:
     index = filled(tmp_path)
     index.begin_listing()
     list_shares(index, (SI, 3, 500, "etag"), (SI, 4, 600, "other"), (OTHER, 3, 500, "etag"))
-    assert list(index.unseen_shares()) == []
+    assert flat(index.unseen_shares()) == []
     index.close()
     again = open_index(tmp_path)
     again.begin_listing()
     list_shares(again, (SI, 3, 500, "etag"))
-    assert sorted(again.unseen_shares()) == [ShareId(SI, 4), ShareId(OTHER, 3)]
+    assert sorted(flat(again.unseen_shares())) == [ShareId(SI, 4), ShareId(OTHER, 3)]
     again.abandon()
 
 
+@pytest.mark.parametrize("was_deleted", [True, False])
+def test_a_page_that_was_asked_for_before_does_not_bring_back_what_was_deleted(
+    tmp_path: Path, was_deleted: bool
+) -> None:
+    """But what only seemed to have vanished, and what was deleted before the listing began, it does bring back."""
+    index = filled(tmp_path)
+    index.drop_share(OTHER, 3)
+    index.begin_listing()
+    index.drop_share(SI, 3, was_deleted=was_deleted)
+    index.drop_overlay(SI)
+    list_shares(index, (SI, 3, 500, "etag"), (SI, 4, 600, "other"), (OTHER, 3, 500, "etag"))
+    index.confirm_overlays([(SI, 300, "e1", 9)])
+    assert [row.shnum for row in index.shares(SI)] == ([4] if was_deleted else [3, 4])
+    assert index.overlay(SI) is None and index.share(OTHER, 3) is not None
+    totals(index)
+    index.end_listing()
+    list_shares(index, (SI, 3, 500, "etag"))
+    assert index.share(SI, 3) is not None, "the next listing was asked for afterwards"
+    index.abandon()
+
+
+def test_a_share_that_was_deleted_and_stored_again_meanwhile_is_the_new_one(tmp_path: Path) -> None:
+    index = filled(tmp_path)
+    index.begin_listing()
+    index.drop_share(SI, 3)
+    index.put_share(SI, replace(FULL, etag="again"))
+    list_shares(index, (SI, 3, 500, "etag"))
+    assert index.share(SI, 3) == replace(FULL, etag="again")
+    totals(index)
+    index.abandon()
+
+
+def test_a_page_that_cannot_be_written_changes_nothing(tmp_path: Path) -> None:
+    index = filled(tmp_path)
+    index.begin_listing()
+    with pytest.raises(sqlite3.Error):
+        index.confirm_shares([(ShareId(SI, 3), 700, "new", 1), (ShareId(SI, 9), 700, None, 1)])  # type: ignore[list-item]
+    assert index.share(SI, 3) == FULL and totals(index) == (3, 1600)
+    index.abandon()
+
+
+def test_unseen_rows_are_found_a_stretch_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tahoe_s3.store.index._STRETCH_ROWS", 3)
+    index = open_index(tmp_path)
+    everywhere = [bytes([first]) * 16 for first in (0, 1, 84, 85, 86, 127, 128, 170, 171, 254, 255)]
+    for storage_index in everywhere:
+        index.put_share(storage_index, BARE)
+        index.put_overlay(storage_index, OverlayRow("e", 1, None, 5))
+    index.begin_listing()
+    list_shares(index, (everywhere[4], 4, 600, "other"))
+    del everywhere[4]
+    assert len(list(index.unseen_shares())) == 4
+    assert flat(index.unseen_shares()) == [ShareId(storage_index, 4) for storage_index in everywhere]
+    assert len(flat(index.unseen_overlays())) == 11
+    index.abandon()
+
+
+def test_an_overlay_in_doubt_keeps_its_leases_unless_it_may_be_gone(tmp_path: Path) -> None:
+    index = filled(tmp_path)
+    index.doubt_overlay(SI)
+    assert index.overlay(SI) == OverlayRow("", 0, (LEASE.until(2000),), 300)
+    index.doubt_overlay(SI, was_deleted=True)
+    assert index.overlay(SI) == OverlayRow("", 0, None, 300)
+    totals(index)
+    index.abandon()
+
+
 changes = st.lists(
-    st.tuples(st.sampled_from(["put", "drop", "confirm", "begin"]), st.sampled_from([SI, OTHER]),
-              st.integers(0, 2), st.integers(84, 90)),
+    st.tuples(st.sampled_from(["put", "drop", "confirm", "begin", "end", "lease", "unlease", "list lease"]),
+              st.sampled_from([SI, OTHER]), st.integers(0, 2), st.integers(84, 90)),
     max_size=30,
 )  # fmt: skip
 
@@ -254,10 +327,38 @@ def test_totals_are_right_whatever_happens(tmp_path: Path, steps: list[tuple[str
                 index.put_share(si, ShareRow(shnum, size, "e", True, 1))
             elif what == "drop":
                 index.drop_share(si, shnum)
+            elif what == "lease":
+                index.put_overlay(si, OverlayRow("e", 1, None, size))
+            elif what == "unlease":
+                index.drop_overlay(si)
+            elif what == "list lease":
+                index.confirm_overlays([(si, size, "e", 1), (si, size + 1, "f", 1)])
+            elif what == "end":
+                index.end_listing()
             elif what == "confirm":
                 list_shares(index, (si, shnum, size, "e"), (si, shnum, size, "e"))
             else:
                 index.begin_listing()
             totals(index)
+    finally:
+        index.abandon()
+
+
+@given(st.lists(st.tuples(st.binary(min_size=16, max_size=16), st.integers(0, 3)), max_size=40))
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_page_finds_its_rows_wherever_they_lie(tmp_path: Path, found: list[tuple[bytes, int]]) -> None:
+    """Keys come in the order of their text, in which digits come before letters, not in that of the index."""
+    index = Index(tmp_path / "pages.sqlite", identity="me")
+    try:
+        page = sorted({ShareId(*share) for share in found}, key=lambda share: share_key(*share))
+        for share in page[::2]:
+            index.put_share(share.storage_index, replace(FULL, shnum=share.shnum))
+        index.begin_listing()
+        index.confirm_shares((share, 500, "etag", 99) for share in page)
+        assert totals(index) == (len(page), 500 * len(page)) and flat(index.unseen_shares()) == []
+        for number, share in enumerate(page):
+            row = index.share(*share)
+            assert row is not None and (row.kind is None) == bool(number % 2), "what was known is kept"
+            index.drop_share(*share)
     finally:
         index.abandon()

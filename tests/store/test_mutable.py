@@ -534,3 +534,52 @@ def test_reads_without_a_row(place: Place) -> None:
     assert missing is None
     assert now(place.store.mutable.readv(SI, {0, 1}, [(0, 5)])) == {}
     assert place.client.requests == {}
+
+
+# a slot is read at one moment
+
+
+def test_a_delete_is_seen_together_with_what_was_put(place: Place, slot: Slot) -> None:
+    slot.create(0, 1)
+    held = place.client.hold("DeleteObject")
+    writing = slot.write({0: ([], [(0, b"DATA")], None), 1: ([], [], 0)})
+    assert waits(writing) and len(held) == 1
+    assert slot.readv() == {0: [b"data"], 1: [b"data"]}
+    held.release()
+    assert now(writing)[0]
+    assert slot.readv() == {0: [b"DATA"]}
+
+
+def test_a_delete_that_failed_does_not_hide_what_was_put(place: Place, slot: Slot) -> None:
+    slot.create(0, 1)
+    place.client.fail("DeleteObject", Unavailable)
+    assert isinstance(error_of(slot.write({0: ([], [(0, b"DATA")], None), 1: ([], [], 0)})), Unavailable)
+    assert slot.readv() == {0: [b"DATA"], 1: [b"data"]}
+
+
+def test_a_read_of_two_shares_has_both_of_one_version(place: Place, slot: Slot) -> None:
+    """One comes from the local copy at once, the other late: a write of both is in between."""
+    slot.create(0, 1)
+    place.store.cache.drop(ShareId(SI, 1))
+    held = place.client.hold("GetObject", share_key(SI, 1), apply_first=True)
+    reading = place.store.mutable.readv(SI, set(), [(0, 9)])
+    assert waits(reading) and len(held) == 1
+    place.client.holds.remove(held)
+    assert now(slot.write({n: ([], [(0, b"DATA")], None) for n in (0, 1)}))[0]
+    held.calls.pop().go()
+    assert now(reading) == {0: [b"DATA"], 1: [b"DATA"]}
+
+
+def test_what_is_put_and_not_answered_is_not_read(place: Place, slot: Slot) -> None:
+    """A reader that knows the share from a listing only gets the object of a write that is under way."""
+    shares = [place.add(mutable_object(b"data"), shnum=n, sure=False) for n in (0, 1)]
+    early = place.client.hold("GetObject", share_key(*shares[0]))
+    reading = place.store.mutable.readv(SI, set(), [(0, 9)])
+    place.client.holds.remove(early)
+    held = place.client.hold("PutObject", share_key(*shares[1]))
+    writing = slot.write({n: ([], [(0, b"DATA")], None) for n in (0, 1)})
+    assert place.object(0) != place.object(1) and len(held) == 1
+    early.calls.pop().go()
+    assert now(reading) == {0: [b"data"], 1: [b"data"]}
+    held.release()
+    assert now(writing)[0] and slot.readv() == {0: [b"DATA"], 1: [b"DATA"]}

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from allmydata.util.idlib import nodeid_b2a
 from twisted.internet.defer import succeed
-from twisted.internet.task import Clock
 
 from tahoe_s3 import errors
 from tahoe_s3.client import (
@@ -32,59 +31,18 @@ from tahoe_s3.store.opening import RETRY_REFUSED_S, RETRY_S, open_store
 from tahoe_s3.store.ownership import OwnerMark
 from tahoe_s3.store.store import VANISH_CHECKS_S, Store
 
-from .helpers import NODEID, SI, error_of, immutable_object, mutable_object, now, pattern, waits
+from .helpers import NODEID, SI, error_of, mutable_object, now, pattern, waits
 from .memory_client import MAX_KEYS, MemoryClient
-from .servers import config_of, open_files, open_place, reborn
+from .servers import config_of, open_files, reborn
+from .starting import DATA, Node, stop
 
-DATA = pattern(3000)
 THEIRS = OwnerMark("othernode", "instance", 1_600_000_000).to_json()
-
-
-class Node:
-    """One node's folder and clock; every start sees the same bucket through a client of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.clock = Clock()
-        self.client = MemoryClient()
-        #: An object that a test took away.
-        self.hidden: Any = None
-
-    def begin(self, **options: Any) -> Any:
-        """The Deferred of a start. What was ordered of self.client (failures, holds) befalls it."""
-        if self.client.closed:
-            self.client = reborn(self.client)
-        return open_place(self.client, self.folder, self.clock, **options)
-
-    def start(self, **options: Any) -> Store:
-        store: Store = now(self.begin(**options))
-        return store
-
-    def refused(self, **options: Any) -> str:
-        """The sentence of a start that is refused, which must leave nothing open."""
-        error = error_of(self.begin(**options))
-        assert isinstance(error, errors.ConfigError), repr(error)
-        assert self.client.closed and open_files(self.folder) == [] and self.clock.getDelayedCalls() == []
-        return str(error)
-
-    def crash(self, store: Store) -> None:
-        """The process ends where it stands."""
-        store.index.abandon()
-        self.client = reborn(self.client)
-        self.clock = Clock()
-
-    def put(self, data: bytes = DATA, *, si: bytes = SI, shnum: int = 0, **options: Any) -> None:
-        self.client.store(share_key(si, shnum), immutable_object(data), **options)
 
 
 @pytest.fixture
 def node(tmp_path: Path) -> Iterator[Node]:
     yield Node(tmp_path / "storage")
     assert open_files(tmp_path) == []
-
-
-def stop(store: Store) -> None:
-    assert now(store.close()) is None
 
 
 # whose bucket

@@ -187,7 +187,7 @@ def test_what_an_index_of_before_knew_is_read_afresh_after_an_unknown_write(plac
     place.client.fail("PutObject", Unavailable, outcome="unknown", applied=True)
     error_of(place.store.overlay.add(SI, lease(2)))
     place.index.begin_listing()
-    place.index.confirm_overlays([(SI, place.client.objects[KEY].etag, 5)])
+    place.index.confirm_overlays([(SI, 200, place.client.objects[KEY].etag, 5)])
     row = place.index.overlay(SI)
     assert row is not None and row.leases is None
 

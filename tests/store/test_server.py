@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from allmydata.storage.common import UnknownImmutableContainerVersionError
 from allmydata.storage.server import DEFAULT_RENEWAL_TIME, StorageServer
 from allmydata.util import fileutil
 from allmydata.web.storage import StorageStatus, StorageStatusElement
@@ -177,6 +178,20 @@ def test_share_numbers_beyond_any_use(place: ServerPlace) -> None:
     got, writers = place.allocate([-1, MAX_SHNUM + 1, MAX_SHNUM], 10)
     assert got == set() and set(writers) == {MAX_SHNUM}
     error_of(create(place, shnums=(MAX_SHNUM + 1,)))
+
+
+# the wrong kind of question
+
+
+def test_a_mutable_file_is_not_asked_for_as_an_immutable_one(place: ServerPlace) -> None:
+    """Tahoe opens every share there as an immutable one, and fails; nobody gets a reader, a writer or a lease."""
+    now(create(place))
+    place.client.forget_requests()
+    assert isinstance(error_of(place.server.get_buckets(OTHER)), UnknownImmutableContainerVersionError)
+    allocating = place.server.allocate_buckets(OTHER, b"R" * 32, CANCEL, {0, 1}, 50)
+    assert isinstance(error_of(allocating), UnknownImmutableContainerVersionError)
+    assert place.client.requests == {}
+    place.assert_no_upload()
 
 
 # an error is not an absence
