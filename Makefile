@@ -3,10 +3,12 @@
 #   make demo          the main job with real processes: SeaweedFS, an introducer, a storage node, two clients
 #   make test          every test there is; ends with one line of sums
 #   make lint ctest sanitize pytest tahoe-suites installs bench    parts of it, and more
+#   make crashes       a node is killed a thousand times, at every moment that has a name, and nothing may be lost
 #   make oracle        EXAMPLES=n random runs beside Tahoe's disk backend, and of concurrent clients on the same slots
 #   make exits         a thousand processes end, and one forks a hundred times, in the middle of TLS transfers
 #   make sanitize-python tsan-python valgrind-python dev-python debug-python    the engine's Python tests, watched
-#   make bench-compare ours and the alternatives side by side, see benchmarks/README.rst
+#   make screenshots   the status page's pictures in docs/images, taken with chromium
+#   make bench-compare ours and the alternatives side by side, see benchmarks/README.rst; bench-million: a million shares
 #   make clean         removes what these made
 # PYTHON is the interpreter that the virtualenv in VENV is made with.
 
@@ -22,10 +24,10 @@ SOURCES = setup.py pyproject.toml README.rst $(wildcard tahoe_s3*.pth tahoe_s3*.
 CLANG ?= $(firstword $(foreach name,clang clang-19 clang-16 clang-14,$(shell command -v $(name))))
 WARN = -std=c11 -Wall -Wextra -Wconversion -Wshadow -Werror
 
-.PHONY: help demo test venv packages lint types cwarn ctest sanitize pytest tahoe-suites installs bench bench-compare clean
-.PHONY: oracle exits sanitize-python sanitize-python-quick tsan-python valgrind-python dev-python debug-python
+.PHONY: help demo test venv packages lint types cwarn ctest sanitize pytest tahoe-suites installs bench bench-compare bench-million clean
+.PHONY: crashes oracle screenshots exits sanitize-python sanitize-python-quick tsan-python valgrind-python dev-python debug-python
 help:
-	@sed -n '2,11s/^# //p' Makefile
+	@sed -n '2,13s/^# //p' Makefile
 
 demo: venv
 	$(BIN)/python -m tests.live.demo
@@ -71,6 +73,10 @@ sanitize: packages
 
 pytest: venv
 	$(BIN)/pytest
+
+# SEED=N repeats what an earlier run chose.
+crashes: venv
+	$(BIN)/python -m tests.crash.matrix --runs 1000 --whole 10 --jobs $(JOBS) $(if $(SEED),--seed $(SEED))
 
 # Longer than in `make pytest`: EXAMPLES is the number for the largest test, the others have their share of it. SEED=N
 # does an earlier run again.
@@ -120,8 +126,21 @@ tahoe-suites: venv
 installs: venv
 	$(BIN)/python -m tests.installs
 
+# The pages of real nodes in a real browser, and what makes pictures small.
+screenshots: venv
+	@command -v chromium >/dev/null || test "$$(id -u)" = 0 || \
+	    { echo "tahoe-s3: as root: apt-get install chromium fonts-dejavu-core"; exit 1; }
+	@command -v chromium >/dev/null || { apt-get -qq update && DEBIAN_FRONTEND=noninteractive \
+	    apt-get -qq install -y --no-install-recommends chromium fonts-dejavu-core; } >/dev/null
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check Pillow
+	$(BIN)/python -m tests.live.screenshots docs/images
+
 bench: venv
 	$(BIN)/python benchmarks/put_get.py
+
+# A storage server with a million shares, next to Tahoe's disk backend.
+bench-million: venv
+	$(BIN)/python benchmarks/million.py $(MILLION)
 
 # Ours and the alternatives, in a virtualenv of their own: what they need must not decide what the package is tested with.
 # The second pycurl is built against the system's libcurl, which its wheel is not.

@@ -16,6 +16,7 @@
  *   multipart uploads can be created, filled and completed.
  * Listings: ListObjectsV2 over --keys share-like keys, spread evenly over the key space, at most
  *   1000 a page, with prefix, start-after, continuation-token and max-keys; no delimiter.
+ *   The bucket keeps no versions, has no object lock and no multipart upload under way.
  * Latency: an answer leaves --latency-ms after its request came whole, plus up to --jitter-ms.
  * TLS: 1.2 and 1.3 with what OpenSSL has for defaults, session tickets too.  Both files are PEM.
  * Limits: heads of 16 KiB; a request with Transfer-Encoding is refused with 501; no pipelining

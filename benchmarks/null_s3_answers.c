@@ -118,8 +118,9 @@ static void make_si(const struct server *server, uint64_t index, char *si)
     memset(si, 'a', SI_CHARS);
     for (int i = 5; i >= 0; i--, value >>= 5)
         si[i] = digits[value & 31];
-    /* More keys than the spread has values would collide: the index itself makes them differ. */
-    for (int i = SI_CHARS - 1; i >= SI_CHARS - 8; i--, index >>= 5)
+    /* More keys than the spread has values would collide: the index itself makes them differ.  The
+     * last character has three bits only, and stays. */
+    for (int i = SI_CHARS - 2; i >= SI_CHARS - 9; i--, index >>= 5)
         si[i] = digits[index & 31];
 }
 
@@ -216,9 +217,29 @@ static void answer_list(struct server *server, struct conn *conn, const struct q
     reply_head(conn, "200 OK", "Content-Type: application/xml\r\n", conn->own_len);
 }
 
+static const char xml[] = "Content-Type: application/xml\r\n";
+
+/* What a start asks of the bucket besides its listing; false where it is the listing. */
+static bool answer_setting(struct conn *conn, const struct query *query)
+{
+    char text[8];
+    if (query_get(query, "versioning", text, sizeof text))
+        reply_text(conn, "200 OK", xml, "<VersioningConfiguration></VersioningConfiguration>");
+    else if (query_get(query, "object-lock", text, sizeof text))
+        reply_text(conn, "404 Not Found", xml,
+                   "<Error><Code>ObjectLockConfigurationNotFoundError</Code><Message>null"
+                   "</Message></Error>");
+    else if (query_get(query, "uploads", text, sizeof text))
+        reply_text(conn, "200 OK", xml,
+                   "<ListMultipartUploadsResult><IsTruncated>false</IsTruncated>"
+                   "</ListMultipartUploadsResult>");
+    else
+        return false;
+    return true;
+}
+
 static void answer_post(struct conn *conn, const struct query *query)
 {
-    static const char xml[] = "Content-Type: application/xml\r\n";
     char text[256];
     if (query_get(query, "uploads", text, sizeof text))
         reply_text(conn, "200 OK", xml,
@@ -323,9 +344,9 @@ void null_answer(struct server *server, struct conn *conn)
         conn->closes = true;
     if (strncmp(method, "GET ", 4) == 0) {
         server->stats.gets++;
-        if (bucket)
+        if (bucket && !answer_setting(conn, &query))
             answer_list(server, conn, &query);
-        else
+        else if (!bucket)
             answer_object(server, conn, path, false);
     } else if (strncmp(method, "HEAD ", 5) == 0) {
         server->stats.heads++;

@@ -26,6 +26,8 @@ Pairs = Sequence[tuple[Text, Text]]
 
 LIBCURL_VERSION: Final[str]
 """The version of libcurl that is loaded, for instance "7.88.1"."""
+TLS_VERSION: Final[str]
+"""The TLS library that libcurl uses and its version, for instance "OpenSSL/3.0.19"; "" without one."""
 
 class EngineError(Exception):
     """The engine refuses a call. Nothing was kept of it."""
@@ -125,6 +127,7 @@ class Event(NamedTuple):
     request_id, host_id: the service's, of the last attempt, "" where it gave none.
     attempts: how often it was sent. queued_us: submit to the first attempt; first_byte_us: submit to the first byte
         of the last answer, -1 without one; total_us: submit to the end.
+    bytes_up: of the body, bytes_down: of the answers' bodies, error documents too; all attempts.
     """
 
     id: int
@@ -143,6 +146,8 @@ class Event(NamedTuple):
     queued_us: int
     first_byte_us: int
     total_us: int
+    bytes_up: int
+    bytes_down: int
 
 @final
 class Window:

@@ -22,6 +22,7 @@ from tahoe_s3._native import Engine, Entry, FileRegion, Page, Upload
 from tahoe_s3.clientconfig import ClientConfig
 from tahoe_s3.documents import NOT_XML
 from tahoe_s3.download import Download, ObjectInfo
+from tahoe_s3.metrics import Counters
 from tahoe_s3.s3errors import (
     NOT_FOUND_CODES,
     AccessDenied,
@@ -42,8 +43,8 @@ from tahoe_s3.s3errors import (
     WrongRegion,
     is_unsupported,
 )
-from tahoe_s3.settle import completed_before, written
-from tahoe_s3.transfer import Call, Counters, Priority, ReactorLike, Transfers
+from tahoe_s3.settle import OnWrite, completed_before, tell_ended, written
+from tahoe_s3.transfer import Call, Priority, ReactorLike, Transfers
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Sequence
@@ -56,8 +57,8 @@ if TYPE_CHECKING:
 __all__ = [
     "AccessDenied", "BadReply", "Busy", "Cancelled", "Changed", "ClientConfig", "ClockSkewed", "Closed", "Counters",
     "Download", "Entry", "FileRegion", "GetResult", "LocalError", "NoSuchBucket", "NoSuchUpload", "NotFound",
-    "ObjectInfo", "Page", "Priority", "Probe", "S3Client", "S3Error", "Throttled", "Unavailable", "Untrusted",
-    "Upload", "WrongRegion", "open_client",
+    "ObjectInfo", "OnWrite", "Page", "Priority", "Probe", "S3Client", "S3Error", "Throttled", "Unavailable",
+    "Untrusted", "Upload", "WrongRegion", "open_client",
 ]
 
 Body = Union[bytes, FileRegion]
@@ -107,12 +108,14 @@ class S3Client:
         self._attempts = config.attempts
         self._budget_bytes = config.buffer_budget_bytes
         self._transfers = Transfers(reactor, engine, max_waiting=config.max_waiting)
+        #: Called as each write or deletion of an object ends; see OnWrite.
+        self.on_write: OnWrite | None = None
         self._lists_v1: bool | None = None
         self._single_deletes = False
 
     @property
     def counters(self) -> Counters:
-        """Requests by operation ("PutObject": 3), errors by operation, the last error and when."""
+        """What was asked by operation ("PutObject"), what became of it, the last error and when."""
         return self._transfers.counters
 
     @property
@@ -145,6 +148,16 @@ class S3Client:
         """Sign everything from the next attempt on with these."""
         self._engine.set_credentials(access_key_id, secret, token)
 
+    def watch(self, *, before_write: Callable[[], None], on_outcome: Callable[[S3Error | None], None]) -> None:
+        """Whom to ask and to tell: before_write is called before each request that would change the bucket, which is
+        not sent if it raises an S3Error, and fails with that; on_outcome hears what became of every request, after
+        all its attempts: None for a success. A 404, a cancellation and Closed are told too."""
+        self._transfers.before_write, self._transfers.on_outcome = before_write, on_outcome
+
+    def end_writes(self) -> None:
+        """Cancel all requests that would change the bucket; what was sent of them may still have been applied."""
+        self._transfers.end_writes()
+
     def _object(
         self, operation: str, method: Method, key: str, priority: Priority, deadline_s: float | None, **options: Any,
     ) -> Deferred[Event]:
@@ -155,6 +168,18 @@ class S3Client:
             operation, method, key, native_key=self._prefix + key, priority=priority, deadline_s=deadline_s,
             attempts=self._attempts, **options,
         ).deferred
+
+    def _write(
+        self, operation: str, method: Method, key: str, priority: Priority, deadline_s: float | None, **options: Any,
+    ) -> Deferred[Event]:
+        """A request that makes or removes the object. `on_write` hears of its end before the caller."""
+        d = self._object(operation, method, key, priority, deadline_s, **options)
+        return d.addBoth(self._wrote, [key])
+
+    def _wrote(self, result: Event | TwistedFailure, keys: Iterable[str]) -> Event | TwistedFailure:
+        if self.on_write is not None:
+            tell_ended(self.on_write, result, keys)
+        return result
 
     def _bucket(
         self, operation: str, method: Method, priority: Priority, deadline_s: float | None, **options: Any,
@@ -268,7 +293,7 @@ class S3Client:
                 return ObjectInfo(key, size, event.etag, self._date(event))
             return written(event, "PutObject", key, size, head)
 
-        d = self._object("PutObject", "PUT", key, priority, deadline_s, body=body,
+        d = self._write("PutObject", "PUT", key, priority, deadline_s, body=body,
                          headers=[("content-type", content_type)])
         return d.addCallback(done)
 
@@ -279,7 +304,7 @@ class S3Client:
 
     def delete(self, key: str, *, priority: Priority = 1, deadline_s: float | None = None) -> Deferred[None]:
         """DeleteObject. Success also where the object does not exist."""
-        d = self._object("DeleteObject", "DELETE", key, priority, deadline_s)
+        d = self._write("DeleteObject", "DELETE", key, priority, deadline_s)
         return d.addCallbacks(answers.nothing, answers.none_for(answers.is_absence))
 
     def delete_many(
@@ -325,6 +350,7 @@ class S3Client:
             body=documents.delete(self._prefix + key for key in keys), headers=XML_HEADERS, strip=self._prefix,
             first_byte_ms=DELETE_SILENCE_MS,
         )
+        d.addBoth(self._wrote, keys)
         return d.addCallback(
             lambda event: [(key, code) for key, code in answers.pairs_of(event) if code and code not in NOT_FOUND_CODES]
         )
@@ -450,7 +476,7 @@ class S3Client:
         When the service says NoSuchUpload after an answer was lost, a HEAD tells whether it had been done: it had
         if the size is `expect_size` and the ETag fits the parts'. Without `expect_size` NoSuchUpload is an error.
         """
-        d = self._object(
+        d = self._write(
             "CompleteMultipartUpload", "POST", key, priority, deadline_s, query=[("uploadId", upload_id)],
             body=documents.complete(parts), headers=XML_HEADERS, parse="complete",
             first_byte_ms=COMPLETE_SILENCE_MS, stall_ms=COMPLETE_SILENCE_MS,

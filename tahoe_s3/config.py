@@ -22,6 +22,8 @@ from allmydata.util.abbreviate import parse_abbreviated_size
 from allmydata.util.time_format import parse_date, parse_duration
 
 from tahoe_s3 import errors
+from tahoe_s3.prices import KEYS as PRICE_KEYS
+from tahoe_s3.prices import Prices, read_prices
 
 BACKEND = "cloud.s3"
 STOCK_BACKEND = "disk"
@@ -38,6 +40,10 @@ MIN_PART_SIZE_BYTES = 64 * KIB
 S3_MIN_PART_SIZE_BYTES = 5 * MIB
 """S3's own limit for every part but the last (S3 User Guide, "Amazon S3 multipart upload limits")."""
 MAX_PART_SIZE_BYTES = 5 * 1024 * MIB
+MIN_CAPACITY_BYTES = 1000 * 1000
+"""Less is a size whose unit was forgotten."""
+MAX_CAPACITY_BYTES = 2**62
+"""Tahoe's clients take numbers below 2**64, SQLite's sums below 2**63."""
 MAX_PREFIX_BYTES = 512
 """S3 keys have at most 1024 bytes; a share's key needs about 45 behind the prefix."""
 MAX_SECRET_BYTES = 16 * KIB
@@ -48,9 +54,11 @@ KEYS = (
     "s3.addressing",
     "s3.bucket",
     "s3.ca_bundle",
+    "s3.capacity",
     "s3.max_connections",
     "s3.part_size",
     "s3.prefix",
+    *PRICE_KEYS,
     "s3.region",
     "s3.url",
 )
@@ -75,6 +83,11 @@ _OTHER_NAMES = {
     "s3.container": "s3.bucket",
     "s3.verify": "s3.ca_bundle",
     "s3.chunk_size": "s3.part_size",
+    "s3.limit": "s3.capacity",
+    "s3.max_bytes": "s3.capacity",
+    "s3.max_size": "s3.capacity",
+    "s3.quota": "s3.capacity",
+    "s3.size": "s3.capacity",
 }
 """The names that other S3 programs use, where likeness of letters would not find ours."""
 
@@ -117,8 +130,11 @@ class S3Config:
     ca_bundle: Path | None
     max_connections: int
     part_size_bytes: int
+    capacity_bytes: int | None = None
+    """What shares may take of the bucket; None without a limit."""
     token: str | None = field(repr=False, default=None)
     """The value of x-amz-security-token: `user` or `user,product`; None without DevPay or STS."""
+    prices: Prices = field(default_factory=Prices)
     warnings: tuple[str, ...] = ()
     """Sentences for the log, such as that https is wanted."""
 
@@ -170,6 +186,7 @@ def read_s3_config(config: NodeConfig) -> S3Config:
     ca_bundle = _read_ca_bundle(config, parser)
     max_connections = _read_max_connections(parser)
     part_size_bytes = _read_part_size(parser)
+    capacity_bytes = _read_capacity(parser)
     secret = _read_secret(config, warnings)
     token = _read_token(config, warnings)
 
@@ -198,7 +215,9 @@ def read_s3_config(config: NodeConfig) -> S3Config:
         ca_bundle=ca_bundle,
         max_connections=max_connections,
         part_size_bytes=part_size_bytes,
+        capacity_bytes=capacity_bytes,
         token=token,
+        prices=read_prices(lambda key: _get(parser, key)),
         warnings=tuple(warnings),
     )
 
@@ -468,17 +487,38 @@ def _read_part_size(parser: configparser.ConfigParser) -> int:
     value = _get(parser, "s3.part_size")
     if not value:
         return DEFAULT_PART_SIZE_BYTES
-    try:
-        size_bytes = parse_abbreviated_size(value)
-    except ValueError:
-        size_bytes = None
+    size_bytes = _size_or_none(value)
     if size_bytes is None or not MIN_PART_SIZE_BYTES <= size_bytes <= MAX_PART_SIZE_BYTES:
         raise errors.BadValue(
             key="s3.part_size",
             problem=f"is '{value}'",
             instead="write a size from 64KiB (S3 itself: 5MiB) to 5GiB, such as 8MiB",
         )
-    return int(size_bytes)
+    return size_bytes
+
+
+def _read_capacity(parser: configparser.ConfigParser) -> int | None:
+    value = _get(parser, "s3.capacity")
+    if not value:
+        return None
+    size_bytes = _size_or_none(value)
+    if size_bytes is None or not MIN_CAPACITY_BYTES <= size_bytes <= MAX_CAPACITY_BYTES:
+        raise errors.BadValue(
+            key="s3.capacity",
+            problem=f"is '{value}'",
+            instead="write a size from 1MB to 4EiB, such as 500GB, remove the line for no limit, or write readonly = "
+            "true to take no shares",
+        )
+    return size_bytes
+
+
+def _size_or_none(text: str) -> int | None:
+    """A size in bytes; None where Tahoe cannot read it."""
+    try:
+        size_bytes: int | None = parse_abbreviated_size(text)
+    except ValueError:
+        return None
+    return size_bytes
 
 
 def _read_ca_bundle(config: NodeConfig, parser: configparser.ConfigParser) -> Path | None:

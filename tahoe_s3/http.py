@@ -10,7 +10,7 @@ bodies are those of allmydata/storage/http_server.py, whose authorization, schem
 used.
 
 What differs: nothing is answered before the storage server's Deferred has fired; what a client has begun goes
-on when it hangs up; an S3Error is answered 503.
+on when it hangs up; an S3Error is answered 503, CapacityReached 507.
 """
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ from werkzeug.http import parse_content_range_header
 
 from tahoe_s3.http_stream import send_mutable_share, send_share
 from tahoe_s3.s3errors import S3Error
+from tahoe_s3.store.space import CapacityReached
 from tahoe_s3.wire import UNAVAILABLE_TEXT, log_failure, shield
 
 if TYPE_CHECKING:
@@ -75,6 +76,15 @@ def _storage_unavailable(_server: Any, request: Request, failure: Failure) -> by
     if not request.responseHeaders.hasHeader("content-type"):
         request.setHeader("content-type", "text/plain;charset=utf-8")
     return UNAVAILABLE_TEXT.encode("utf-8")
+
+
+@_APP.handle_errors(CapacityReached)
+def _capacity_reached(_server: Any, request: Request, failure: Failure) -> bytes:
+    """A mutable share that may not grow."""
+    log_failure(f"answering HTTP {request.method.decode('ascii', 'replace')}", failure)
+    request.setResponseCode(http.INSUFFICIENT_STORAGE_SPACE)
+    request.setHeader("content-type", "text/plain;charset=utf-8")
+    return str(failure.value).encode("utf-8")
 
 
 def _route(method: str, url: str, *secrets: Secrets) -> Callable[[Handler], Callable[..., Deferred[bytes]]]:

@@ -2,7 +2,8 @@
 """What is put into allmydata, and into which versions of it.
 
 install() is called by _hook.py right after allmydata.client was executed. It changes five places, named in
-HOOK_POINTS; each falls through to Tahoe's own code, with the same arguments, for a node without `backend`:
+HOOK_POINTS; each falls through to Tahoe's own code, with the same arguments, for a node without `backend` (and so does
+what is changed of two web pages, web.storage.StorageStatus and web.status.Statistics, when a node on a bucket is made):
 
 - the valid keys of [storage] in client._client_config, and client.config_from_string, which has bound them;
 - client.create_client_from_config, which opens the bucket before the node is built: that takes time, while
@@ -182,6 +183,8 @@ def _create_on_bucket(
     server = _load("server")
     _load("foolscap")
     _load("http")
+    if config.get_config("node", "web.port", None):
+        _show_pages()
     backend: Store = yield server.open_storage(
         client.reactor, s3, nodeid=_node_id(config), storage_dir=storage_dir, settings=settings
     )
@@ -265,6 +268,42 @@ def _choosing_class(stock: Any, *, place: int, ours: Callable[[], Any]) -> Calla
 
     setattr(factory, _MARK, stock)
     return factory
+
+
+def _show_pages() -> None:
+    """Let the web pages /storage and /statistics tell of the bucket, on nodes that have one."""
+    pages = _load("pages")
+    from allmydata.web.status import Statistics
+    from allmydata.web.storage import StorageStatus
+
+    if hasattr(StorageStatus.render_HTML, _MARK):
+        return
+
+    def shows_ours(page: Any) -> bool:
+        return _is_ours(page._storage)
+
+    def counts_ours(page: Any) -> bool:
+        return any(_is_ours(producer) for producer in page._provider.stats_producers)
+
+    stock_json = StorageStatus.render_JSON
+    StorageStatus.render_HTML = _choosing_method(StorageStatus.render_HTML, shows_ours, pages.storage_html)
+    StorageStatus.render_JSON = _choosing_method(
+        stock_json, shows_ours, lambda page, req: pages.storage_json(page, stock_json(page, req))
+    )
+    Statistics.render_OPENMETRICS = _choosing_method(Statistics.render_OPENMETRICS, counts_ours, pages.openmetrics)
+
+
+def _choosing_method(
+    stock: Callable[..., Any], for_us: Callable[[Any], bool], ours: Callable[..., Any]
+) -> Callable[..., Any]:
+    """A method of a class, by what it is called on."""
+
+    @functools.wraps(stock)
+    def method(page: Any, *args: Any, **kwargs: Any) -> Any:
+        return (ours if for_us(page) else stock)(page, *args, **kwargs)
+
+    setattr(method, _MARK, stock)
+    return method
 
 
 def _is_ours(server: object) -> bool:

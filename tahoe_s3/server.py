@@ -11,6 +11,7 @@ bucket did not do it; a request that failed never looks like a share that is not
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Callable
@@ -25,22 +26,29 @@ from twisted.internet import reactor as default_reactor
 from twisted.internet.defer import Deferred, DeferredList, inlineCallbacks, maybeDeferred
 from twisted.logger import Logger
 
+from tahoe_s3.client import S3Error
 from tahoe_s3.config import NodeSettings, S3Config
+from tahoe_s3.report import bucket_report, flat_statistics, knows_all, listed_part
 from tahoe_s3.status import LeaseChecker, SlotCounter
 from tahoe_s3.store.containers import mutable_instead
 from tahoe_s3.store.expiry import Expirer, steady_s
 from tahoe_s3.store.index import IMMUTABLE, MUTABLE
-from tahoe_s3.store.keys import fits_key, share_key, si_text
+from tahoe_s3.store.keys import ShareId, fits_key, share_key, si_text
 from tahoe_s3.store.lease_policy import AGE, CUTOFF_DATE, LeasePolicy
 from tahoe_s3.store.leases import Lease, hash_secret
 from tahoe_s3.store.objects import MAX_OBJECT_BYTES
 from tahoe_s3.store.opening import open_store
+from tahoe_s3.store.points import reach
 from tahoe_s3.store.reader import ShareReader
 from tahoe_s3.store.store import Store
 from tahoe_s3.store.upload import ShareWriter, object_size
 
+#: Seconds between two lines in the log that say that a share was refused for lack of room.
+TELL_OF_NO_ROOM_S = 3600
 #: Shares that may be uploaded at once; more are not accepted, as on a full disk. Abandoned ones end after 30 minutes.
 MAX_WRITERS = 10_000
+
+_PROTOCOL = b"http://allmydata.org/tahoe/protocols/storage/v1"
 
 _log = Logger()
 
@@ -96,8 +104,11 @@ class S3StorageServer(StorageServer):
             self.stats_provider.register_producer(self)
         categories = ["allocate", "write", "close", "read", "get", "writev", "readv", "add-lease", "renew", "cancel"]
         self.latencies: dict[str, list[float]] = {category: [] for category in categories}
-        self.bucket_counter = SlotCounter(backend.index)
+        self.bucket_counter = SlotCounter(
+            backend.index, knows_all=lambda: knows_all(backend), listed_part=lambda: listed_part(backend)
+        )
         self._clock = clock
+        self._started_s = self._now_s()
         policy = LeasePolicy(
             enabled=expiration_enabled,
             mode=expiration_mode,
@@ -110,7 +121,9 @@ class S3StorageServer(StorageServer):
         #: Spool path -> writer, as in stock.
         self._bucket_writers: dict[str, ShareWriter] = {}
         self._call_on_bucket_writer_close: list[Callable[[ShareWriter], None]] = []
-        self._scratch = _ScratchServer(self)
+        backend.give_up = self._give_up
+        self._local = _LocalServer(self)
+        self._told_of_no_room_s = -math.inf
 
     def __repr__(self) -> str:
         return f"<S3StorageServer {idlib.shortnodeid_b2a(self.my_nodeid)}>"
@@ -127,41 +140,88 @@ class S3StorageServer(StorageServer):
     def stopService(self) -> Generator[Deferred[Any], Any, None]:
         """Uploads that are closing get their outcome, others end; what has begun ends; then the engine stops."""
         self.store.refuse_more()
+        reach("stop.begun")
         self._expirer.stop()
         ending = [maybeDeferred(writer.disconnected) for writer in list(self._bucket_writers.values())]
         yield DeferredList(ending, consumeErrors=True)
+        reach("stop.uploads-ended")
         yield maybeDeferred(service.MultiService.stopService, self)
         yield self.store.close()
+
+    def _give_up(self, error: S3Error) -> None:
+        """This node may not write any more: uploads end."""
+        for writer in list(self._bucket_writers.values()):
+            writer.give_up(error)
 
     def have_shares(self) -> bool:
         return self.store.index.share_count > 0
 
     # space and numbers
 
-    def get_available_space(self) -> int:
-        """Bytes that uploads may still take: what the spool's disk has beyond reserved_space; 0 when read-only."""
-        if self.readonly_storage:
-            return 0
+    def disk_free_bytes(self) -> int:
+        """What the spool's disk has beyond reserved_space."""
         space = fileutil.get_available_space(self.sharedir, self.reserved_space)
         # None is a platform without statvfs; stock then advertises 2**64, which breaks clients' schema.
         return MAX_OBJECT_BYTES if space is None else int(space)
 
+    def _disk_bytes(self) -> int:
+        """What the spool's disk could have for shares if it were empty."""
+        try:
+            total = int(fileutil.get_disk_stats(self.sharedir, self.reserved_space)["total"])
+        except (AttributeError, OSError):
+            return MAX_OBJECT_BYTES
+        return total - self.reserved_space
+
+    def get_available_space(self) -> int:
+        """Bytes that there are for new shares: what s3.capacity leaves beside the uploads under way, and what the
+        spool's disk has free; 0 when read-only."""
+        if self.readonly_storage:
+            return 0
+        return min(self.store.space.room_bytes(self.disk_free_bytes()), MAX_OBJECT_BYTES)
+
+    def get_version(self) -> dict[bytes, Any]:
+        """As stock, but the largest share is what there may be room for, not what there is room for now.
+
+        Clients ask once a connection over Foolscap and offer nothing larger until the next, so a server that was full
+        for a moment would stay empty for them (allmydata/immutable/upload.py). What does not fit is not allocated.
+        """
+        version: dict[bytes, Any] = super().get_version()
+        version[_PROTOCOL][b"maximum-immutable-share-size"] = self.get_maximum_share_size()
+        return version
+
+    def get_maximum_share_size(self) -> int:
+        """Bytes of data of the largest share there could be room for; 0 when read-only."""
+        if self.readonly_storage:
+            return 0
+        return max(0, self.store.space.most_bytes(min(self._disk_bytes(), MAX_OBJECT_BYTES)) - object_size(0))
+
+    def _accepts_shares(self) -> bool:
+        store = self.store
+        is_ready = store.problem is None and not store.is_stopping and store.space.is_known
+        return is_ready and self.get_available_space() > object_size(0)
+
     def get_stats(self) -> dict[str, Any]:
-        """Stock's numbers (of the spool's disk), and ours under tahoe_s3."""
+        """Stock's numbers (disk_*: of the spool's disk), and ours under tahoe_s3."""
         stats: dict[str, Any] = super().get_stats()
-        index = self.store.index
-        stats["tahoe_s3.shares"] = index.share_count
-        stats["tahoe_s3.used_bytes"] = index.used_bytes
-        stats["tahoe_s3.foreign_keys"] = self.store.foreign_keys
-        stats["tahoe_s3.bucket_usable"] = int(self.store.problem is None)
-        counters = self.store.client.counters
-        for name, count in sorted(counters.requests.items()):
-            stats[f"tahoe_s3.requests.{name}"] = count
-        for name, count in sorted(counters.errors.items()):
-            stats[f"tahoe_s3.errors.{name}"] = count
-        for name, value in self.store.client.stats().items():
-            stats[f"tahoe_s3.engine.{name}"] = value
+        space = self.store.space
+        stats["storage_server.accepting_immutable_shares"] = int(self._accepts_shares())
+        stats["tahoe_s3.available_bytes"] = self.get_available_space()
+        stats["tahoe_s3.promised_bytes"] = space.promised_bytes
+        stats["tahoe_s3.spooled_bytes"] = space.spooled_bytes
+        if space.capacity_bytes is not None:
+            stats["tahoe_s3.capacity_bytes"] = space.capacity_bytes
+        stats.update(flat_statistics(self.store))
         return stats
+
+    def bucket_report(self) -> dict[str, Any]:
+        """What the status page says of the bucket (report.py)."""
+        return bucket_report(
+            self.store,
+            writers=self._bucket_writers.values(),
+            now_s=self._now_s(),
+            started_s=self._started_s,
+            is_readonly=self.readonly_storage,
+        )
 
     def _timed(self, category: str, work: Callable[[], Any]) -> Deferred[Any]:
         """Run it; count it and add its latency, the wait for the bucket included, if it succeeds."""
@@ -172,7 +232,11 @@ class S3StorageServer(StorageServer):
             self.add_latency(category, self._clock.seconds() - start)
             return result
 
-        return maybeDeferred(work).addCallback(succeeded)
+        return maybeDeferred(work).addCallbacks(succeeded, self._failed, errbackArgs=(category,))
+
+    def _failed(self, failure: Any, category: str) -> Any:
+        self.store.note_failure(category, failure)
+        return failure
 
     # shares of either kind
 
@@ -214,6 +278,7 @@ class S3StorageServer(StorageServer):
     def _renew_lease(self, storage_index: bytes, renew_secret: bytes) -> Generator[Deferred[Any], Any, None]:
         self.store.require_ready()
         yield self.store.slots.settle(storage_index)
+        self.store.require_service()
         rows = self.store.index.shares(storage_index)
         if not rows:
             raise IndexError("no such lease to renew")
@@ -243,7 +308,7 @@ class S3StorageServer(StorageServer):
         self, share_type: bytes, storage_index: bytes, shnum: int, reason: bytes
     ) -> Deferred[None]:
         """Stock's own: a report in the node's folder, if we have the share."""
-        stock = super().advise_corrupt_share
+        stock = self._local.advise_corrupt_share
         known = self.store.slots.settle(storage_index)
         return known.addCallback(lambda _: stock(share_type, storage_index, shnum, reason))
 
@@ -288,35 +353,66 @@ class S3StorageServer(StorageServer):
     def _make_writers(
         self, storage_index: bytes, sharenums: list[int], allocated_size: int, lease_info: LeaseInfo
     ) -> dict[int, ShareWriter]:
-        """Writers while the spool has room; none for a share that is being uploaded already."""
+        """Writers while there is room, one by one; none for a share that is being uploaded already. In one turn of the
+        reactor, so that what is given to one is not there for another."""
         writers: dict[int, ShareWriter] = {}
-        remaining = self.get_available_space() - self.allocated_size()
         if object_size(allocated_size) > MAX_OBJECT_BYTES:
             return writers
+        # Read-only is a disk with nothing free, as in stock.
+        disk_free_bytes = self._local.get_available_space()
         for shnum in sharenums:
             path = str(self.store.spool_path(storage_index, shnum))
-            if path in self._bucket_writers or remaining < allocated_size:
+            if path in self._bucket_writers:
                 continue
             if len(self._bucket_writers) >= MAX_WRITERS:
                 _log.warn("{count} shares are being uploaded already", count=MAX_WRITERS)
                 break
+            if allocated_size > disk_free_bytes - self.store.space.spool_bytes and not self.readonly_storage:
+                disk_free_bytes = self._shed_copies(allocated_size, disk_free_bytes)
+            promise = self.store.space.promise(
+                ShareId(storage_index, shnum),
+                bucket_bytes=object_size(allocated_size),
+                spool_bytes=allocated_size,
+                disk_free_bytes=disk_free_bytes,
+            )
+            if promise is None:
+                self._tell_of_no_room(allocated_size)
+                break
             try:
                 writer = ShareWriter(
-                    self.store,
-                    self,
-                    storage_index=storage_index,
-                    shnum=shnum,
-                    max_size=allocated_size,
-                    lease_info=lease_info,
-                    clock=self._clock,
+                    self.store, self, promise=promise, max_size=allocated_size, lease_info=lease_info, clock=self._clock
                 )
             except OSError as error:
+                self.store.space.left_the_disk(promise)
+                self.store.space.end(promise)
                 self.store.drop_spool(storage_index, shnum)
                 _log.error("no room to spool {key}: {error}", key=share_key(storage_index, shnum), error=str(error))
                 break
             writers[shnum] = self._bucket_writers[path] = writer
-            remaining -= allocated_size
         return writers
+
+    def _shed_copies(self, wanted_bytes: int, disk_free_bytes: int) -> int:
+        """Give up copies of mutable shares, if their place is all that a share wants. What the disk has free then."""
+        missing = wanted_bytes - (disk_free_bytes - self.store.space.spool_bytes)
+        if missing <= self.store.cache.size_bytes and self.store.cache.shed(missing):
+            return self.disk_free_bytes()
+        return disk_free_bytes
+
+    def _tell_of_no_room(self, size_bytes: int) -> None:
+        """In the log, once an hour at most."""
+        now_s = self._now_s()
+        if self.readonly_storage or now_s - self._told_of_no_room_s < TELL_OF_NO_ROOM_S:
+            return
+        self._told_of_no_room_s = now_s
+        space = self.store.space
+        _log.warn(
+            "no room for a share of {size} bytes: the bucket holds {used} and {promised} more are promised to uploads, "
+            "s3.capacity is {capacity}; the disk has {free} beyond reserved_space",
+            size=size_bytes, used=space.used_bytes if space.is_known else "a number of bytes that is not known yet",
+            promised=space.promised_bytes,
+            capacity="not set" if space.capacity_bytes is None else space.capacity_bytes,
+            free=self.disk_free_bytes(),
+        )  # fmt: skip
 
     def get_buckets(self, storage_index: bytes) -> Deferred[dict[int, ShareReader]]:
         """Readers of the shares of an immutable file, with no request."""
@@ -326,6 +422,7 @@ class S3StorageServer(StorageServer):
     def _get_buckets(self, storage_index: bytes) -> Generator[Deferred[Any], Any, dict[int, ShareReader]]:
         self.store.require_ready()
         yield self.store.slots.settle(storage_index)
+        self.store.require_service()
         self._refuse_mutable(storage_index)
         return {row.shnum: self._reader(storage_index, row.shnum) for row in self.store.index.shares(storage_index)}
 
@@ -360,6 +457,7 @@ class S3StorageServer(StorageServer):
     def enumerate_mutable_shares(self, storage_index: bytes) -> Generator[Deferred[Any], Any, set[int]]:
         self.store.require_ready()
         yield self.store.slots.settle(storage_index)
+        self.store.require_service()
         return {row.shnum for row in self.store.index.shares(storage_index)}
 
     @inlineCallbacks
@@ -392,7 +490,7 @@ class S3StorageServer(StorageServer):
         """Tahoe's own read-test-write on local copies; answered when the bucket has what it changed."""
 
         def execute(scratch_sharedir: str) -> tuple[bool, dict[int, list[bytes]]]:
-            return self._scratch.execute(
+            return self._local.execute(
                 scratch_sharedir,
                 (storage_index, secrets, test_and_write_vectors, read_vector, renew_leases),
             )
@@ -414,16 +512,18 @@ class S3StorageServer(StorageServer):
         return answer
 
 
-class _ScratchServer(StorageServer):
-    """Stock read-test-write on a scratch folder that is shaped like a storage directory.
+class _LocalServer(StorageServer):
+    """What stock code does on local files: read-test-write on a scratch folder that is shaped like a storage directory,
+    and reports of corruption. Whether there is room is a question for the disk here, not for the bucket.
 
-    It has only what slot_testv_and_readv_and_writev uses: the clock, node id and log are the real server's, and
-    what it counts is counted by the real one after the bucket has answered.
+    It has only what those two use: the clock, node id, shares and log are the real server's, and what it counts is
+    counted by the real one after the bucket has answered.
     """
 
     def __init__(self, server: S3StorageServer) -> None:
         self._server = server
         self.my_nodeid = server.my_nodeid
+        self.corruption_advisory_dir = server.corruption_advisory_dir
 
     def execute(self, sharedir: str, arguments: tuple[Any, ...]) -> tuple[bool, dict[int, list[bytes]]]:
         self.sharedir = sharedir
@@ -431,8 +531,11 @@ class _ScratchServer(StorageServer):
         result: tuple[bool, dict[int, list[bytes]]] = self.slot_testv_and_readv_and_writev(*arguments)
         return result
 
+    def get_shares(self, storage_index: bytes) -> Iterator[tuple[int, str]]:
+        return self._server.get_shares(storage_index)
+
     def get_available_space(self) -> int:
-        return self._server.get_available_space()
+        return 0 if self._server.readonly_storage else self._server.disk_free_bytes()
 
     def count(self, name: str, delta: int = 1) -> None:
         """The real server counts, on success."""

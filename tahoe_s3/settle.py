@@ -5,7 +5,7 @@ Owner: tahoe_s3.client, on the reactor's thread. `head` asks for the object that
 """
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Callable, Final
+from typing import TYPE_CHECKING, Any, Callable, Final, Protocol, cast
 
 from twisted.internet.defer import Deferred, inlineCallbacks
 
@@ -13,7 +13,7 @@ from tahoe_s3 import documents
 from tahoe_s3.s3errors import BadReply, NotFound, S3Error
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Generator, Iterable, Sequence
 
     from twisted.python.failure import Failure
 
@@ -21,6 +21,26 @@ if TYPE_CHECKING:
     from tahoe_s3.download import ObjectInfo
 
 Head = Callable[[], "Deferred[ObjectInfo]"]
+
+
+class OnWrite(Protocol):
+    """Hears of each end of a write or deletion: is_in_doubt where an attempt may be applied yet, since nobody knows
+    what became of it; is_answered where one was done. Not called where nothing was and nothing can be."""
+
+    def __call__(self, key: str, *, is_in_doubt: bool, is_answered: bool) -> None: ...
+
+
+def tell_ended(on_write: OnWrite, result: Event | Failure, keys: Iterable[str]) -> None:
+    """Tell it how a request that wrote or deleted these keys has ended."""
+    error = result.value
+    is_answered = not isinstance(error, BaseException)
+    if isinstance(error, S3Error):
+        is_in_doubt = error.outcome == "unknown"
+    else:
+        is_in_doubt = is_answered and cast("Event", result).attempts > 1
+    if is_answered or is_in_doubt:
+        for key in keys:
+            on_write(key, is_in_doubt=is_in_doubt, is_answered=is_answered)
 
 
 OLDER_S: Final = 60

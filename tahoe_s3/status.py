@@ -21,16 +21,29 @@ _NO_CYCLE = {
 
 
 class SlotCounter:
-    """Takes the place of the bucket-counting crawler."""
+    """Takes the place of the bucket-counting crawler. `knows_all`: whether the index has the whole bucket;
+    `listed_part`: how much of the bucket this start has listed, from 0 to 1."""
 
-    def __init__(self, index: Index) -> None:
+    def __init__(
+        self, index: Index, *, knows_all: Callable[[], bool], listed_part: Callable[[], float]
+    ) -> None:
         self._index = index
+        self._knows_all = knows_all
+        self._listed_part = listed_part
 
     def get_state(self) -> dict[str, Any]:
-        return {"last-complete-bucket-count": self._index.slot_count}
+        """The count is None, "not computed yet", while only a part of the bucket is known."""
+        return {"last-complete-bucket-count": self._index.slot_count if self._knows_all() else None}
 
     def get_progress(self) -> dict[str, Any]:
-        return dict(_NO_CYCLE)
+        """The listing that a start makes counts as a crawl; after it the count is always that of the moment."""
+        part = self._listed_part()
+        if part >= 1:
+            return dict(_NO_CYCLE)
+        return {
+            "cycle-in-progress": True, "cycle-complete-percentage": 100.0 * part, "remaining-sleep-time": 0.0,
+            "estimated-cycle-complete-time-left": None, "estimated-time-per-cycle": None,
+        }  # fmt: skip
 
 
 class LeaseChecker:

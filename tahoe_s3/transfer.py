@@ -17,6 +17,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from tahoe_s3._native import BudgetExhausted, Engine, EngineClosed, EngineForked, QueueFull, Window
+from tahoe_s3.metrics import Counters
 from tahoe_s3.s3errors import Busy, Cancelled, Closed, LocalError, S3Error, Unavailable, from_event
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 Priority = Literal[0, 1, 2]
 """0: someone waits for it (interactive); 1: ordinary; 2: read-ahead and other work in the background."""
 
+READS: Final = ("GET", "HEAD")
 PRIORITIES: Final = 3
 EVENTS_A_TURN: Final = 128
 """Events handled in one turn of the reactor, so that a flood of answers does not starve other readers."""
@@ -109,22 +111,6 @@ def _utc(time_s: float) -> str:
     return datetime.fromtimestamp(time_s, timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
-class Counters:
-    """What was asked of the service since the start; the status page and the tests read it.
-
-    requests: by operation's name, every attempt counted. errors: by operation's name, after all attempts; a 404 is
-    an answer and not counted. last_error: the newest of these, last_error_at_s when, last_answer_at_s when
-    the service last said anything (the reactor's clock; 0.0: never).
-    """
-
-    def __init__(self) -> None:
-        self.requests: dict[str, int] = {}
-        self.errors: dict[str, int] = {}
-        self.last_error: S3Error | None = None
-        self.last_error_at_s = 0.0
-        self.last_answer_at_s = 0.0
-
-
 @implementer(IReadDescriptor)
 class Transfers:
     """Submits to one Engine, waits where it is full, fires Deferreds as its events arrive.
@@ -149,6 +135,8 @@ class Transfers:
         self.clock_difference_s: float | None = None
         self.counters = Counters()
         self.on_budget_wait: Callable[[int], None] | None = None
+        self.before_write: Callable[[], None] | None = None
+        self.on_outcome: Callable[[S3Error | None], None] | None = None
         reactor.addReader(self)
 
     # IReadDescriptor
@@ -201,25 +189,32 @@ class Transfers:
             self.log.failure("what waits for a download failed")
 
     def _final(self, call: Call, event: Event) -> None:
-        counters = self.counters
+        counters, now_s = self.counters, self._reactor.seconds()
         name = call.operation
-        counters.requests[name] = counters.requests.get(name, 0) + event.attempts
         failure = event.failure
+        counters.ended(name, now_s=now_s, attempts=event.attempts, total_us=event.total_us, bytes_up=event.bytes_up,
+                       bytes_down=event.bytes_down, well=failure is None)
         if event.server_time_s is not None:
-            now_s = self._reactor.seconds()
             counters.last_answer_at_s = now_s
             self.clock_difference_s = event.server_time_s - now_s
         if abs(event.skew_s - self._skew_s) > SKEW_TOLD_S:
             self._tell_skew(event.skew_s)
         if failure is None:
+            self._tell(None)
             call.finish(event)
             return
         error = from_event(event, operation=name, method=call.method, key=call.key)
-        if failure.status != 404 and not isinstance(error, (Cancelled, Closed)):
-            counters.errors[name] = counters.errors.get(name, 0) + 1
-            counters.last_error = error
-            counters.last_error_at_s = self._reactor.seconds()
+        counters.failed(error, now_s)
+        self._tell(error)
         call.finish(error)
+
+    def _tell(self, outcome: S3Error | None) -> None:
+        """What became of one request, to whoever keeps an eye on the service."""
+        try:
+            if self.on_outcome is not None:
+                self.on_outcome(outcome)
+        except Exception:
+            self.log.failure("whoever keeps an eye on the service failed")
 
     def _tell_skew(self, skew_s: int) -> None:
         """The service refused this machine's time; the engine signs with the service's from now on."""
@@ -247,6 +242,12 @@ class Transfers:
         if self._closed:
             call.fail_with(Closed, "the client is closed", kind="closed")
             return call
+        if self.before_write is not None and method not in READS:
+            try:
+                self.before_write()
+            except S3Error as error:
+                call.finish(error)
+                return call
         if deadline_s is not None:
             call.deadline_at_s = self._reactor.seconds() + deadline_s
         queue = self._queues[priority][1 if window_bytes else 0]
@@ -336,6 +337,14 @@ class Transfers:
                             blocked[kind] = True
         finally:
             self._submitting = False
+
+    def end_writes(self) -> None:
+        """Cancel every request that would change the bucket: those that wait here, and those the engine has."""
+        calls = [call for queues in self._queues for queue in queues for call in queue]
+        calls.extend(self._in_flight.values())
+        for call in calls:
+            if call.method not in READS:
+                self.cancel(call)
 
     def cancel(self, call: Call) -> None:
         """End it now for the caller; the engine's own final event comes later and is only counted."""

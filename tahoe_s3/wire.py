@@ -14,6 +14,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from tahoe_s3.s3errors import S3Error
+from tahoe_s3.store.space import CapacityReached
 
 T = TypeVar("T")
 
@@ -31,7 +32,7 @@ def log_failure(what: str, failure: Failure) -> None:
 
     `what` names the operation, for instance "closing a share".
     """
-    if failure.check(S3Error):
+    if failure.check(S3Error, CapacityReached):
         _log.warn("{what} failed: {error}", what=what, error=str(failure.value))
     elif not failure.check(CancelledError):
         _log.failure("{what} failed", failure=failure, what=what)

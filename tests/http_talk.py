@@ -112,7 +112,8 @@ class HTTPTestCase(SynchronousTestCase):
         place = Place(folder)
         server = S3StorageServer(str(folder), b"\x00" * 20, clock=self.clock, backend=place.store)
         self.addCleanup(server.stopService)
-        self.patch(S3StorageServer, "get_available_space", lambda _: 10**12)
+        for name in ("get_available_space", "get_maximum_share_size"):
+            self.patch(S3StorageServer, name, lambda _: 10**12)
         return RawClient(S3HTTPServer(self.clock, server, SWISSNUM).get_resource(), self.clock)
 
     def tahoes(self) -> RawClient:

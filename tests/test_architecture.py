@@ -29,16 +29,19 @@ LIBRARY_HEADERS = {"openssl", "libxml", "curl", "Python.h"}
 FLOORS = [
     {"_hook"},
     {"plugin"},
-    {"server", "foolscap", "http", "http_stream", "wire", "status"},
+    {"server", "foolscap", "http", "http_stream", "wire", "status", "report", "pages", "bucket_section", "openmetrics"},
     {"store"},
     {"client", "download", "transfer", "s3errors", "answers", "documents", "clientconfig", "settle", "listing",
-     "splits"},
+     "metrics", "splits"},
     {"_native"},
 ]
 #: Used from any floor; they use none.
-ASIDE = {"config", "errors", "versions", "__init__"}
+ASIDE = {"config", "errors", "prices", "versions", "__init__"}
 #: Only these may import what of allmydata is not a share file's format.
-MOVING_PARTS_ALLOWED = {"plugin", "server", "foolscap", "http", "http_stream", "wire", "status", "config", "errors"}
+MOVING_PARTS_ALLOWED = {
+    "plugin", "server", "foolscap", "http", "http_stream", "wire", "status", "report", "pages", "bucket_section",
+    "config", "errors",
+}
 STORE_MAY_IMPORT = re.compile(r"allmydata\.(storage\.(?!server|http|crawler|expirer)\w+|interfaces|util\.\w+)")
 
 

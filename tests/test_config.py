@@ -573,17 +573,6 @@ def test_sentences_of_what_the_bucket_says(make: Callable[[], errors.ConfigError
     assert str(make()) == sentence
 
 
-def test_every_error_is_explained() -> None:
-    text = (Path(__file__).parent.parent / "docs" / "errors.rst").read_text()
-    for name, value in vars(errors).items():
-        if (
-            isinstance(value, type)
-            and issubclass(value, errors.ConfigError)
-            and value is not errors.ConfigError
-        ):
-            assert f".. _{name}:" in text, name
-
-
 @given(st.text(max_size=40))
 def test_any_url_is_read_or_refused_in_one_sentence(text: str) -> None:
     import configparser

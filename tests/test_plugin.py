@@ -7,6 +7,7 @@ In process, on a bucket of tests/support/s3server.py; `tahoe run` as a process o
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ from allmydata import client, protocol_switch
 from allmydata.storage.http_server import HTTPServer
 from allmydata.storage.server import FoolscapStorageServer, StorageServer
 from allmydata.util.configutil import UnknownConfigError
+from allmydata.web import storage
 from pytest_twisted import ensureDeferred
 from twisted.internet.threads import deferToThread
+from twisted.web.test.requesthelper import DummyRequest
 
 from tahoe_s3 import _hook, errors, plugin
 
@@ -146,6 +149,26 @@ async def test_a_node_on_a_bucket(folder: Callable[..., Path], s3server: S3Serve
     assert client.StorageServer is StorageServer
     assert "owner.json" in s3server.bucket.objects
     assert (basedir / "permutation-seed").exists()
+    await stop(node)
+
+
+@ensureDeferred
+async def test_the_web_pages_of_a_node_on_a_bucket(folder: Callable[..., Path], s3server: S3Server) -> None:
+    basedir = folder(keys(s3server, s3__prefix="grids/storage1"))
+    config = basedir / "tahoe.cfg"
+    config.write_text(config.read_text().replace("[storage]", "web.port = tcp:0:interface=127.0.0.1\n[storage]"))
+    node = await client.create_client(str(basedir))
+    node.get_anonymous_storage_server()
+    root = node.getServiceNamed("webish").root
+    request = DummyRequest([b""])
+    request.args, request.dont_apply_extra_processing = {b"t": [b"json"]}, True
+    page = storage.StorageStatus(node.getServiceNamed("storage"), "as web.root does it")
+    report = json.loads(page.render(request))["tahoe_s3"]
+    assert (report["bucket"], report["prefix"]) == ("bucket", "grids/storage1/")
+    counted = {name: row["requests"] for name, row in report["operations"].items()}
+    assert counted == s3server.count(), "also those above the prefix"
+    request.args = {b"t": [b"openmetrics"]}
+    assert b"\ntahoe_s3_bucket_usable 1\n" in root.children[b"statistics"].render(request)
     await stop(node)
 
 

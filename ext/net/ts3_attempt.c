@@ -262,8 +262,10 @@ void ts3_attempt_on_connected(struct ts3_loop *loop, struct ts3_slot *slot)
     }
     request->sent = true;
     bool large = request->body.size_bytes > TS3_SLOT_INLINE_BYTES;
-    if (!large)
+    if (!large) {
+        request->bytes_up += request->body.size_bytes;
         atomic_fetch_add(&loop->bytes_up, request->body.size_bytes);
+    }
     ts3_loop_phase(loop, request, large ? TS3_PHASE_SEND : TS3_PHASE_WAIT);
 }
 
@@ -448,6 +450,7 @@ bool ts3_attempt_on_body(struct ts3_loop *loop, struct ts3_request *request, con
                          size_t size)
 {
     request->progress_us = loop->now_us;
+    request->bytes_down += size;
     atomic_fetch_add_explicit(&loop->bytes_down, size, memory_order_relaxed);
     if (request->into != NULL && (request->answer.status == 200 || request->answer.status == 206))
         return fill_window(loop, request, bytes, size);
@@ -466,6 +469,7 @@ size_t ts3_attempt_on_read(struct ts3_loop *loop, struct ts3_request *request, c
     if (got == 0 && request->body.error != TS3_OK)
         return CURL_READFUNC_ABORT;
     request->progress_us = loop->now_us;
+    request->bytes_up += got;
     atomic_fetch_add_explicit(&loop->bytes_up, got, memory_order_relaxed);
     if (request->body.position == request->body.size_bytes && request->phase == TS3_PHASE_SEND)
         ts3_loop_phase(loop, request, TS3_PHASE_WAIT);

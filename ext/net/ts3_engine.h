@@ -179,6 +179,8 @@ struct ts3_event {
     const char *request_id; /* x-amz-request-id, never NULL */
     const char *host_id;    /* x-amz-id-2, never NULL */
     uint32_t attempts;
+    uint64_t bytes_up;     /* of the body, all attempts */
+    uint64_t bytes_down;   /* of answers' bodies, all attempts */
     int64_t queued_us;     /* submit to the start of the first attempt */
     int64_t first_byte_us; /* submit to the first byte of the last answer; -1: none came */
     int64_t total_us;      /* submit to the end */

@@ -334,6 +334,8 @@ void ts3_request_fill_event(struct ts3_request *request, bool failed, int64_t no
     event->request_id = answer->request_id;
     event->host_id = answer->host_id;
     event->attempts = request->attempts;
+    event->bytes_up = request->bytes_up;
+    event->bytes_down = request->bytes_down;
     event->queued_us =
         (request->started_us < 0 ? now_us : request->started_us) - request->submitted_us;
     event->first_byte_us =

@@ -112,6 +112,8 @@ struct ts3_request {
     int64_t signed_skew_s;
     char signed_region[64];
     uint32_t attempts;
+    uint64_t bytes_up;   /* as in ts3_event */
+    uint64_t bytes_down;
     unsigned retries;      /* those that waited: the exponent of the delay */
     int quota_cost;        /* of the last retry */
     int64_t started_us;    /* first attempt; -1 */

@@ -299,6 +299,8 @@ PyObject *ts3_py_convert_event(struct ts3_py_state *state, struct ts3_event *eve
         PyLong_FromLongLong(event->queued_us),
         PyLong_FromLongLong(event->first_byte_us),
         PyLong_FromLongLong(event->total_us),
+        PyLong_FromUnsignedLongLong(event->bytes_up),
+        PyLong_FromUnsignedLongLong(event->bytes_down),
     };
     return ts3_py_convert_row(state->event_type, items,
                               (Py_ssize_t)(sizeof(items) / sizeof(*items)));

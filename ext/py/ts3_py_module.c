@@ -177,7 +177,7 @@ static const struct row_spec ROWS[] = {
      "kind outcome status code message server_time_s region", "Why a request failed."},
     {offsetof(struct ts3_py_state, event_type), "Event",
      "id final failure status etag size modified_s server_time_s skew_s value request_id host_id "
-     "attempts queued_us first_byte_us total_us",
+     "attempts queued_us first_byte_us total_us bytes_up bytes_down",
      "What the engine has to say of a request."},
     {offsetof(struct ts3_py_state, file_region_type), "FileRegion", "fd offset length",
      "Bytes of an open file to be sent."},
@@ -297,8 +297,10 @@ static int module_exec(PyObject *module)
 #if PY_VERSION_HEX < 0x030A0000
     state->window_type->tp_new = NULL;
 #endif
-    if (PyModule_AddStringConstant(module, "LIBCURL_VERSION",
-                                   curl_version_info(CURLVERSION_NOW)->version) < 0) {
+    const curl_version_info_data *info = curl_version_info(CURLVERSION_NOW);
+    if (PyModule_AddStringConstant(module, "LIBCURL_VERSION", info->version) < 0 ||
+        PyModule_AddStringConstant(module, "TLS_VERSION",
+                                   info->ssl_version ? info->ssl_version : "") < 0) {
         return -1;
     }
     return register_at_exit(module);

@@ -15,6 +15,7 @@ OSError is the caller's only where a file of its own is concerned; trouble with 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import secrets
@@ -26,6 +27,7 @@ from typing import Any
 from twisted.logger import Logger
 
 from tahoe_s3.store.keys import ShareId, parse_key, share_key, si_text
+from tahoe_s3.store.points import reach
 
 DEFAULT_BUDGET_BYTES = 256 * 1024 * 1024
 #: Copies up to this size are hashed at every read as well.
@@ -63,6 +65,11 @@ def copy_file(source: Path, target: Path) -> str:
             digest.update(chunk)
             new.write(chunk)
     return digest.hexdigest()
+
+
+def is_full(error: OSError) -> bool:
+    """Whether the local disk, or this user's part of it, has no room left."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def _identity(path: Path) -> tuple[int, int, int]:
@@ -144,7 +151,7 @@ class MutableCache:
             self.drop(share)
             return None
         try:
-            path.write_bytes(data)
+            self._write(path, data)
         except OSError as error:
             self._failed(share, path, error)
             return None
@@ -174,6 +181,21 @@ class MutableCache:
             self._bytes -= copy.size
             self._unlink(copy.path)
 
+    def shed(self, size_bytes: int) -> bool:
+        """Drop the least recently used copies until so many bytes are gone, since the disk is wanted for more than
+        copies. Whether any went."""
+        least = self._bytes - size_bytes
+        any_went = False
+        while self._copies and self._bytes > least:
+            self.drop(next(iter(self._copies)))
+            any_went = True
+        return any_went
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all copies."""
+        return self._bytes
+
     def clear(self) -> None:
         """Remove everything: nothing here can be trusted, or is wanted."""
         self._copies.clear()
@@ -190,7 +212,9 @@ class MutableCache:
         temporary = self._dir / (TABLE + ".new")
         try:
             temporary.write_text(json.dumps({"version": TABLE_VERSION, "copies": entries}), "utf-8")
+            reach("cache.written")
             temporary.replace(self._dir / TABLE)
+            reach("cache.closed")
         except OSError as error:
             self.log.warn("cannot write down what is cached, it is fetched again: {error}", error=str(error))
 
@@ -202,6 +226,15 @@ class MutableCache:
         }  # fmt: skip
 
     # inside
+
+    def _write(self, path: Path, data: bytes) -> None:
+        """On a full disk it takes the place of others."""
+        try:
+            path.write_bytes(data)
+        except OSError as error:
+            if not is_full(error) or not self.shed(len(data)):
+                raise
+            path.write_bytes(data)
 
     def _new_path(self, share: ShareId) -> Path:
         # A name never used before: whoever has an old copy open or linked goes on seeing the old bytes.

@@ -4,13 +4,15 @@
 A cycle takes one stretch of storage indexes after the other. SQL picks those where something may have expired; what
 the index does not know of them is asked, a few a second, at background priority; those that may go by
 store/lease_policy.py are deleted in batches. Right before a batch leaves, the bucket is asked whether it is still
-ours, which also tells the service's time; then, in one turn of the reactor, the locks of its storage indexes are
-taken and everything is judged again from the index. A storage index whose lock somebody has is left for the next
-cycle, so a batch waits for nobody and a renewal that came first wins. Lease objects go last.
+ours (store/watch.py), which also tells the service's time; then, in one turn of the reactor, the locks of its storage
+indexes are taken and everything is judged again from the index. A storage index whose lock somebody has is left for
+the next cycle, so a batch waits for nobody and a renewal that came first wins. Lease objects go last.
 
 Nothing is looked at before the bucket was listed to its end. Nothing is deleted before the second cycle under the same
 settings, while this machine's clock and the service's differ by more than MAX_DIFFERENCE_S, nor before the second
 cycle after the clock was set. The earlier one of the two clocks decides what has expired.
+
+That the node was away, for so long that clients may have missed the day on which they renew, counts as a set clock.
 
 Owner: the storage server, which starts and stops it. Thread: the reactor's. Errors: none leave it; they are logged,
 and what could not be done is tried again. Limits: SLOTS_A_STEP storage indexes a step that cost requests, and
@@ -37,6 +39,7 @@ from tahoe_s3.store.learning import learn_leases, learn_modified, learn_overlay
 from tahoe_s3.store.lease_account import LAST, LeaseAccount
 from tahoe_s3.store.lease_policy import LeasePolicy, is_known, is_overlay_expired
 from tahoe_s3.store.leases import OverlayError
+from tahoe_s3.store.points import reach
 from tahoe_s3.store.versions import ShareGone
 
 if TYPE_CHECKING:
@@ -58,6 +61,8 @@ RETRY_S = 30.0
 MAX_RETRY_S = 600.0
 #: The most that this machine's clock and the service's may differ, as for signatures.
 MAX_DIFFERENCE_S = 15 * 60
+#: The node was away when its last cycle began longer ago than this.
+AWAY_S = 2 * CYCLE_S
 #: The clock was set when it moved by more than this against one that cannot be set.
 JUMP_S = 60.0
 BACKGROUND: Final = 2
@@ -103,9 +108,20 @@ class Expirer:
         self._running = True
         wait_s = SLOW_START_S
         started_s = self.account.state.started_s
-        if self.account.state.cycle is None and started_s is not None:
+        if self.policy.enabled and started_s is not None and self._now_s() - started_s > AWAY_S:
+            self._was_away(self._now_s() - started_s)
+        elif self.account.state.cycle is None and started_s is not None:
             wait_s = max(wait_s, min(CYCLE_S, started_s + CYCLE_S - self._now_s()))
         self._step_in(wait_s)
+
+    def _was_away(self, away_s: float) -> None:
+        """Nobody could renew a lease here meanwhile. (Or the clock was set while the node was stopped.)"""
+        self.log.warn(
+            "This node was away for {days:.1f} days, in which no lease could be renewed: nothing is deleted before a "
+            "whole cycle over all leases has passed.",
+            days=away_s / 86_400,
+        )
+        self.account.start_over(self._now_s())
 
     def stop(self) -> None:
         """Begin nothing more. What was begun ends: the store waits for it."""
@@ -132,6 +148,7 @@ class Expirer:
     def _failed(self, failure: Failure) -> float:
         delay_s = min(MAX_RETRY_S, RETRY_S * 2.0**self._failures)
         self._failures += 1
+        self._store.note_failure("looking after leases", failure)
         if failure.check(S3Error):
             self.log.warn(
                 "looking after leases goes on in {delay_s:.0f} seconds: {error}", delay_s=delay_s,
@@ -350,16 +367,16 @@ class Expirer:
     @inlineCallbacks
     def _delete_some(self) -> Generator[Deferred[Any], Any, None]:
         """One batch, if it may leave."""
-        try:
-            yield self._store.check_still_ours(priority=BACKGROUND)
-        except NotFound as error:
-            self._hold_back(f"the mark of this node is not in the bucket ({error})")
+        not_ours: str | None = yield self._store.check_still_ours(priority=BACKGROUND)
+        if not_ours is not None:
+            self._hold_back(not_ours)
             return
         if self._clock_was_set() or not self._may_delete() or self._store.is_stopping:
             return
         if self._store.client.clock_difference_s is None:
             self._hold_back("the service does not tell its time")
             return
+        reach("expiry.confirmed")
         batch = Batch(self._store, self.policy, before_s=self._before_s())
         while self._doomed and batch.take(next(iter(self._doomed))):
             del self._doomed[next(iter(self._doomed))]
@@ -372,8 +389,10 @@ class Expirer:
                 self._doomed.update(dict.fromkeys(batch.slots, 1))
             raise
         finally:
+            reach("expiry.unlocked")
             for kind, buckets, shares, size in batch.recovered():
                 self.account.add("actual", kind, buckets, shares, size)
             self.account.save()
+            reach("expiry.counted")
         if batch.was_refused:
             self._hold_back("the service refuses it with AccessDenied; the key may lack the permission s3:DeleteObject")

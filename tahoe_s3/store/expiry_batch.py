@@ -21,6 +21,7 @@ from tahoe_s3.client import S3Error
 from tahoe_s3.store.index import ShareRow
 from tahoe_s3.store.keys import ShareId, lease_key, share_key
 from tahoe_s3.store.lease_policy import LeasePolicy, expired_shares, is_overlay_expired
+from tahoe_s3.store.points import reach
 
 if TYPE_CHECKING:
     from tahoe_s3.store.store import Store
@@ -85,6 +86,7 @@ class Batch:
     @inlineCallbacks
     def delete(self) -> Generator[Deferred[Any], Any, None]:
         """Delete what was taken, and give the locks back."""
+        reach("expiry.taken")
         try:
             if self._shares:
                 yield self._delete_shares()
@@ -104,6 +106,7 @@ class Batch:
                 for share, _ in self._shares:
                     self._make_unsure(share)
             raise
+        reach("expiry.deleted")
         for (share, row), key in zip(self._shares, keys):
             code = refused.get(key)
             if code is None:
@@ -127,6 +130,7 @@ class Batch:
             self._make_unsure(share)
             return
         self._gone.append((share, row))
+        reach("expiry.row-dropped")
 
     def _make_unsure(self, share: ShareId) -> None:
         """Nobody knows whether it is still there. A HEAD will tell (store/slots.py)."""
@@ -141,6 +145,7 @@ class Batch:
         left_over = {lease_key(si): si for si in self.slots if self._is_left_over(si)}
         if not left_over:
             return
+        reach("expiry.before-leases")
         try:
             refused = dict((yield self._delete(list(left_over))))
         except S3Error as error:
@@ -150,6 +155,7 @@ class Batch:
                 for storage_index in left_over.values():
                     index.doubt_overlay(storage_index, was_deleted=True)
             return
+        reach("expiry.leases-deleted")
         for key, storage_index in left_over.items():
             if key not in refused:
                 index.drop_overlay(storage_index)

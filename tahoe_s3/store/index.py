@@ -17,12 +17,14 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, cast
 
 from twisted.logger import Logger
 
+from tahoe_s3.s3errors import Unavailable
 from tahoe_s3.store.keys import ShareId
 from tahoe_s3.store.leases import Lease, merge, pack, unpack
+from tahoe_s3.store.points import reach
 
 SCHEMA_VERSION = 3
 IMMUTABLE = "immutable"
@@ -109,6 +111,17 @@ def _ends(leases: Iterable[Lease], overlay: OverlayRow | None) -> _Ends:
         leases = merge(leases, overlay.leases)
     ends = [lease.expiration_s for lease in leases]
     return max(ends, default=0), "".join(f"{min(end, _MAX_EXPIRATION_S):0{EXPIRATION_DIGITS}d}" for end in ends)
+
+
+class _Closed:
+    """In the place of the database of a closed index: what was under way when the node stopped, and asks again, ends
+    with an error that says so."""
+
+    def execute(self, *_: object) -> sqlite3.Cursor:
+        raise Unavailable("the node has stopped", kind="local")
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 def _sum_of(path: Path) -> bytes:
@@ -216,18 +229,23 @@ class Index:
 
     def _close_files(self) -> None:
         self._db.close()
+        self._db = cast(sqlite3.Connection, _Closed())
 
     def close(self) -> None:
         """Mark it clean, on disk, and close it. Idempotent is not needed: the Store calls it once."""
         # The mark must not reach the disk before the rows: a checkpoint with synchronous=FULL flushes the file, those
         # pages included that earlier checkpoints wrote without, but only if there is something to checkpoint.
         self._mark("0")
+        reach("index.flushed")
         self._mark("1")
+        reach("index.marked")
         self._close_files()
+        reach("index.closed")
         with self._sum_path.open("wb") as file:
             file.write(_sum_of(self.path))
             file.flush()
             os.fsync(file.fileno())
+        reach("index.summed")
         directory = os.open(self.path.parent, os.O_RDONLY)
         try:
             os.fsync(directory)
@@ -237,6 +255,13 @@ class Index:
     def abandon(self) -> None:
         """Close it without the clean mark, as a crash would: the next start rebuilds it."""
         self._close_files()
+
+    def start_over(self, *, identity: str) -> None:
+        """Its file is damaged: begin with an empty one in its place, in this same object. sqlite3.Error or OSError
+        where that fails; then it may be called again."""
+        self._close_files()
+        self.delete(self.path)
+        Index.__init__(self, self.path, identity=identity)
 
     def _mark(self, clean: str) -> None:
         """Write the mark, and everything before it, to the disk itself."""

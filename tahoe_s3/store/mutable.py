@@ -3,11 +3,13 @@
 
 A read-test-write brings all shares of the slot to a scratch folder of the shape of Tahoe's storage directory, lets
 Tahoe's own code work there, and then makes the bucket the same: first what changed is put, then what went away is
-deleted. It is answered when the bucket has all of it. Nothing is written where Tahoe's code raises. Where a PUT
-fails, the call fails; shares whose outcome is unknown are unsure (store/slots.py), the others are what the index says.
+deleted. It is answered when the bucket has all of it. Nothing is written where Tahoe's code raises, nor where shares
+would grow by more than there is room for. Where a PUT fails, the call fails; shares whose outcome is unknown are
+unsure (store/slots.py), the others are what the index says.
 
 Owner: the Store. Thread: the reactor's; large files are copied and hashed in its thread pool. Errors: S3Error, the
-exceptions of Tahoe's own code, DamagedContainerError, OSError where the scratch folder cannot be written.
+exceptions of Tahoe's own code, CapacityReached, DamagedContainerError, OSError where the scratch folder cannot be
+written.
 Limits: FETCHES_AT_ONCE shares of a slot are fetched at once, FETCH_BYTES a request; the scratch folder holds a copy
 of the shares that a call names and links to the others, until the call ends.
 """
@@ -17,6 +19,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, TypeVar
 
@@ -26,8 +29,8 @@ from twisted.internet.defer import Deferred, DeferredSemaphore, inlineCallbacks,
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
-from tahoe_s3.client import Changed, GetResult, ObjectInfo, S3Error
-from tahoe_s3.store.cache import Copy, copy_file, file_digest
+from tahoe_s3.client import Changed, GetResult, ObjectInfo, S3Error, Unavailable
+from tahoe_s3.store.cache import Copy, copy_file, file_digest, is_full
 from tahoe_s3.store.containers import (
     HEAD_BYTES,
     MUTABLE_DATA_OFFSET,
@@ -41,8 +44,10 @@ from tahoe_s3.store.containers import (
 from tahoe_s3.store.index import IMMUTABLE, MUTABLE, ShareRow
 from tahoe_s3.store.keys import ShareId, share_key, si_text, slot_prefix
 from tahoe_s3.store.objects import put_file
+from tahoe_s3.store.points import reach
 from tahoe_s3.store.readahead import SMALL_OBJECT_BYTES
 from tahoe_s3.store.scratch import Scratch
+from tahoe_s3.store.space import CapacityReached, Promise
 from tahoe_s3.store.versions import MAX_RESTARTS, Restart, Shared, ShareGone, all_of
 
 if TYPE_CHECKING:
@@ -93,6 +98,7 @@ class _Changed:
     container: Container
     info: ObjectInfo | None = None
     error: BaseException | None = None
+    promise: Promise | None = None
 
 
 class _Deleted(NamedTuple):
@@ -122,6 +128,7 @@ class MutableSlots:
         a read-test-write of several shares is seen whole or not at all."""
         for _ in range(MAX_RESTARTS):
             yield self._store.slots.settle(storage_index)
+            self._store.require_service()
             before = self._snapshot(storage_index, shnums)
             answers = yield all_of([self._readv_one(share, readv) for share in before])
             if self._snapshot(storage_index, shnums) == before:
@@ -139,6 +146,7 @@ class MutableSlots:
     def length(self, storage_index: bytes, shnum: int) -> Generator[Deferred[Any], Any, int]:
         """The length of a share's data. KeyError where there is no such share."""
         yield self._store.slots.settle(storage_index)
+        self._store.require_service()
         share = ShareId(storage_index, shnum)
         row = self._store.index.share(*share)
         if row is None:
@@ -164,6 +172,8 @@ class MutableSlots:
                 share, lambda data_offset, data_length: data_ranges(data_offset, data_length, readv)
             )
         except ShareGone:
+            # Deleted meanwhile; or the index was thrown away, which says nothing of the share.
+            self._store.require_service()
             return None
         return pieces
 
@@ -243,9 +253,7 @@ class MutableSlots:
             raise _changed(key, f"{got.size} bytes, not {row.size}")
         require_mutable(key, got.data)
         container = inspect_bytes(key, got.data)
-        now = store.index.share(*share)
-        if now is not None and now.etag_is_sure and now.etag != got.etag and not row.etag_is_sure:
-            # A read-test-write that began since has told the ETag, and this is what it has put but not answered yet.
+        if expect is None and store.reads.versions.is_unanswered(share, got.etag):
             raise Restart
         current = store.reads.versions.learn(
             share, generation, etag=got.etag, size=got.size, modified_s=got.modified_s, kind=container.head.kind,
@@ -287,19 +295,59 @@ class MutableSlots:
     def _read_test_write(
         self, storage_index: bytes, touched: frozenset[int], execute: Callable[[str], R]
     ) -> Generator[Deferred[Any], Any, R]:
+        """Where the disk is full the copies in the cache are given up for it; nothing has been put by then."""
+        cache = self._store.cache
+        worked_out: tuple[R, list[_Changed], set[int], Path]
+        try:
+            worked_out = yield self._work_out(storage_index, touched, execute)
+        except OSError as error:
+            if not is_full(error) or not cache.shed(cache.size_bytes):
+                raise
+            worked_out = yield self._work_out(storage_index, touched, execute)
+        result, changed, gone, folder = worked_out
+        try:
+            self._promise_growth(storage_index, changed)
+            yield self._apply(storage_index, changed, gone)
+            reach("slot.before-answer")
+        finally:
+            for one in changed:
+                if one.promise is not None:
+                    self._store.space.end(one.promise)
+            self._scratch.give_back(folder)
+        return result
+
+    @inlineCallbacks
+    def _work_out(
+        self, storage_index: bytes, touched: frozenset[int], execute: Callable[[str], R]
+    ) -> Generator[Deferred[Any], Any, tuple[R, list[_Changed], set[int], Path]]:
+        """What `execute` gives, and what it changes and removes; the changed files are in the folder, which is the
+        caller's to give back."""
         folder = self._scratch.take(storage_index)
         try:
             before: list[_Local] = yield self._bring(storage_index, touched, folder)
+            reach("slot.brought")
             result = execute(str(self._scratch.sharedir))
+            reach("slot.executed")
             after = {int(path.name) for path in folder.iterdir()} if folder.is_dir() else set()
             changed: list[_Changed] = yield self._find_changed(
                 storage_index, {local.shnum: local.sha256 for local in before}, after & touched, folder
             )
-            gone = {local.shnum for local in before} - after
-            yield self._apply(storage_index, changed, gone)
-            return result
-        finally:
+        except BaseException:
             self._scratch.give_back(folder)
+            raise
+        return result, changed, {local.shnum for local in before} - after, folder
+
+    def _promise_growth(self, storage_index: bytes, changed: list[_Changed]) -> None:
+        """Room for what the shares grow by, all of them or none: CapacityReached, or Unavailable while nobody knows."""
+        space = self._store.space
+        for one in changed:
+            row = self._store.index.share(storage_index, one.shnum)
+            growth = max(0, one.container.size - (0 if row is None else row.size))
+            one.promise = space.promise(ShareId(storage_index, one.shnum), bucket_bytes=growth)
+            if one.promise is None and not space.is_known:
+                raise Unavailable("the bucket is being listed, so nobody knows yet what it has room for", kind="local")
+            if one.promise is None:
+                raise CapacityReached(f"no room for {growth} bytes more of a mutable share: s3.capacity is reached")
 
     @inlineCallbacks
     def _bring(
@@ -413,18 +461,22 @@ class MutableSlots:
     ) -> Generator[Deferred[Any], Any, None]:
         gate = DeferredSemaphore(PUTS_AT_ONCE)
         yield all_of([gate.run(self._put, storage_index, one) for one in changed])
+        reach("slot.all-put")
         ends: list[_Deleted] = []
         if all(one.error is None for one in changed):
             ends = yield all_of([gate.run(self._delete, ShareId(storage_index, shnum)) for shnum in sorted(gone)])
         # In one turn of the reactor, so that nobody reads some of it.
         for one in changed:
-            self._adopt(ShareId(storage_index, one.shnum), one)
-        for end in ends:
-            self._adopt_deleted(end)
-        for error in [one.error for one in changed] + [end.error for end in ends]:
+            share = ShareId(storage_index, one.shnum)
+            unnoted = self._note(share, partial(self._adopt, share, one))
+            one.error = one.error or unnoted
+        errors = [one.error for one in changed]
+        errors += [self._note(end.share, partial(self._adopt_deleted, end)) or end.error for end in ends]
+        for error in errors:
             if error is not None:
                 raise error
         if gone and not self._store.index.shares(storage_index):
+            reach("slot.before-leases")
             try:
                 yield self._store.overlay.delete(storage_index)
             except S3Error as error:
@@ -433,9 +485,21 @@ class MutableSlots:
                     "the lease object of {si} is left over: {error}", si=si_text(storage_index), error=str(error)
                 )
 
+    def _note(self, share: ShareId, note: Callable[[], None]) -> Exception | None:
+        """What the bucket has done, into the index. Where that fails nobody will know: whoever asks next must look."""
+        try:
+            note()
+        except Exception as error:
+            self._store.slots.mark_unsure(*share)
+            self._store.cache.drop(share)
+            self._store.reads.forget(share)
+            return error
+        return None
+
     @inlineCallbacks
     def _put(self, storage_index: bytes, one: _Changed) -> Generator[Deferred[Any], Any, None]:
         key = share_key(storage_index, one.shnum)
+        reach("slot.before-put")
         try:
             one.info = yield maybeDeferred(
                 put_file, self._store.client, key, one.path, part_size_bytes=self._store.part_size_bytes
@@ -443,6 +507,8 @@ class MutableSlots:
         except Exception as error:
             # Raised when all have ended: what was put must be noted whatever became of the others.
             one.error = error
+        else:
+            reach("slot.after-put")
 
     def _adopt(self, share: ShareId, one: _Changed) -> None:
         """Note what became of one PUT."""
@@ -458,15 +524,21 @@ class MutableSlots:
             one.container.head.data_length, one.container.leases,
         )  # fmt: skip
         store.index.put_share(share.storage_index, row)
+        if one.promise is not None:
+            store.space.end(one.promise)
+        reach("slot.row")
         store.share_changed(*share)
         store.cache.adopt(share, one.info.etag, one.path, sha256=one.sha256)
+        reach("slot.cached")
 
     @inlineCallbacks
     def _delete(self, share: ShareId) -> Generator[Deferred[Any], Any, _Deleted]:
+        reach("slot.before-delete")
         try:
             yield self._store.client.delete(share_key(*share))
         except Exception as error:
             return _Deleted(share, error)
+        reach("slot.after-delete")
         return _Deleted(share, None)
 
     def _adopt_deleted(self, end: _Deleted) -> None:

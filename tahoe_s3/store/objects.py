@@ -16,6 +16,7 @@ from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.logger import Logger
 
 from tahoe_s3.client import FileRegion, NoSuchUpload, ObjectInfo, S3Client, S3Error
+from tahoe_s3.store.points import reach
 
 MAX_PARTS = 10_000
 MAX_OBJECT_BYTES = 5 * 1024**4
@@ -34,13 +35,16 @@ def part_size_for(object_size_bytes: int, part_size_bytes: int) -> int:
     return -(-least // MIB) * MIB
 
 
-def abort_quietly(client: S3Client, key: str, upload_id: str) -> Deferred[None]:
-    """Remove an upload that failed. What this leaves behind, the next start removes."""
+def abort_quietly(client: S3Client, key: str, upload_id: str) -> Deferred[bool]:
+    """Remove an upload that failed; fires with whether the bucket said so. What this leaves behind, the next start
+    removes."""
 
-    def failed(failure: object) -> None:
+    def failed(failure: object) -> bool:
         _log.warn("could not abort an upload of {key}, the next start will: {failure}", key=key, failure=str(failure))
+        return False
 
-    return client.abort_multipart(key, upload_id, priority=2).addErrback(lambda failure: failed(failure.value))
+    removing = client.abort_multipart(key, upload_id, priority=2)
+    return removing.addCallbacks(lambda _: True, lambda failure: failed(failure.value))
 
 
 def put_file(
@@ -72,6 +76,7 @@ def _put_parts(
 ) -> Generator[Deferred[Any], Any, ObjectInfo]:
     """Parts in groups, so that memory stays bounded whatever the file's size."""
     upload_id: str = yield client.create_multipart(key)
+    reach("file.created")
     count = -(-size // part_size)
     parts: list[tuple[int, str]] = []
     try:
@@ -85,13 +90,16 @@ def _put_parts(
             for number, sent in group:
                 try:
                     parts.append((number, (yield sent)))
+                    reach("file.part-arrived")
                 except S3Error as error:
                     failed = failed or error
             if failed is not None:
                 raise _not_applied(failed)
+        reach("file.before-complete")
         info: ObjectInfo = yield client.complete_multipart(key, upload_id, parts, expect_size=size)
     except S3Error as error:
         if error.outcome == "not_applied" and not isinstance(error, NoSuchUpload):
+            reach("file.aborting")
             abort_quietly(client, key, upload_id)
         raise
     return info

@@ -7,7 +7,7 @@ is raised as an errors.ConfigError. A bucket that cannot be reached stops only a
 other starts, answers errors, and keeps trying.
 
 Requests of a start over n objects: n/1000 LISTs (up to an eighth more where there are many, see listing.py) and eight
-others, and one for each folder of s3.prefix.
+others, and two for each folder of s3.prefix.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import secrets
 import sqlite3
 import time
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Callable
 
-from twisted.internet.defer import Deferred, inlineCallbacks
+from twisted.internet.defer import Deferred, inlineCallbacks, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -44,6 +44,7 @@ from tahoe_s3.store import ownership
 from tahoe_s3.store.index import Index
 from tahoe_s3.store.keys import OWNER_KEY, SHARES, ShareId, parse_key
 from tahoe_s3.store.objects import abort_quietly
+from tahoe_s3.store.points import reach
 from tahoe_s3.store.store import INDEX, Store
 
 #: One request of a start, all its attempts.
@@ -150,7 +151,7 @@ class Opening:
         self._place = place
         self._store = store
         self._client: S3Client = store.client
-        self._mark = ownership.OwnerMark(place.nodeid, secrets.token_hex(16), int(time.time()))
+        self._mark = ownership.OwnerMark(place.nodeid, secrets.token_hex(16), int(time.time()), ownership.this_host())
 
     @inlineCallbacks
     def run(self) -> Generator[Deferred[Any], Any, None]:
@@ -159,16 +160,16 @@ class Opening:
             yield self._check_bucket()
             was_nobodys = yield self._claim()
             try:
-                yield self._store.rebuild.begin(
-                    bucket=self._place.config.bucket, prefix=self._place.config.prefix,
-                    needs_share=not self._has_run_before,
-                    on_refused=lambda error: self._met_owner_below(error, was_nobodys=was_nobodys),
-                )  # fmt: skip
-            except errors.NestedOwner:
+                # Once more, now that our mark is there: of two that start at once, one above the other, at least one
+                # sees the other's mark, here or in its listing.
+                yield self._refuse_owners_above()
+                yield self._begin_listing(was_nobodys=was_nobodys)
+            except (errors.NestedOwner, errors.OwnedByAnother):
                 if was_nobodys:
                     yield self._disclaim()
                 raise
             yield self._confirm()
+            reach("open.confirmed")
             yield self._remove_uploads()
         except S3Error as error:
             sentence = explain(error, self._place.config)
@@ -180,6 +181,8 @@ class Opening:
             # Found in a page that came meanwhile.
             raise rebuild.refused
         self._store.problem = None
+        reach("open.done")
+        self._store.mark = self._mark
         if not rebuild.is_complete:
             known = "all of the index is trusted" if rebuild.answers_for_all else "what is not listed yet is looked up"
             _log.info(
@@ -207,20 +210,21 @@ class Opening:
     def _claim(self) -> Generator[Deferred[Any], Any, bool]:
         """Fires with whether the place was nobody's before."""
         config = self._place.config
-        names = config.prefix.split("/")[:-1]
-        for depth in range(len(names)):
-            above = "".join(f"{name}/" for name in names[:depth])
-            yield self._refuse_owner_above(above)
+        yield self._refuse_owners_above()
+        # Since when it is ours: of a node that waited for its bucket, not since its start.
+        self._mark = replace(self._mark, since_s=int(time.time()))
         was_nobodys: bool = yield ownership.claim(
             self._client, self._mark, bucket=config.bucket, prefix=config.prefix
         )
         return was_nobodys
 
-    def _confirm(self) -> Deferred[None]:
+    @inlineCallbacks
+    def _confirm(self) -> Generator[Deferred[Any], Any, None]:
         config = self._place.config
-        return ownership.confirm(
+        found: ownership.OwnerMark | None = yield ownership.confirm(
             self._client, bucket=config.bucket, prefix=config.prefix, nodeid=self._place.nodeid
         )
+        self._store.watch.begin(self._mark, found, bucket=config.bucket, prefix=config.prefix)
 
     @inlineCallbacks
     def _disclaim(self) -> Generator[Deferred[Any], Any, None]:
@@ -232,12 +236,26 @@ class Opening:
             _log.error("the mark of this node at {prefix}{key} should be deleted, but it could not be: {error}",
                        prefix=config.prefix, key=OWNER_KEY, error=str(error))  # fmt: skip
 
+    def _begin_listing(self, *, was_nobodys: bool) -> Deferred[None]:
+        config = self._place.config
+        return self._store.rebuild.begin(
+            bucket=config.bucket, prefix=config.prefix, needs_share=not self._has_run_before,
+            on_refused=lambda error: self._met_owner_below(error, was_nobodys=was_nobodys),
+        )  # fmt: skip
+
     def _met_owner_below(self, error: errors.NestedOwner, *, was_nobodys: bool) -> None:
         """In a page that came while the node serves, which it would not have begun to do had it been the first."""
         self._store.problem = str(error)
-        _log.critical("{error} This node has stopped writing and answers nothing.", error=str(error))
-        if was_nobodys:
-            self._store.in_background(self._disclaim())
+        why = f"{error} This node has stopped writing and answers nothing."
+        # Our mark goes first, since nothing can be written after.
+        gone: Deferred[None] = self._disclaim() if was_nobodys else succeed(None)
+        self._store.in_background(gone.addCallback(lambda _: self._store.watch.lose(why)))
+
+    @inlineCallbacks
+    def _refuse_owners_above(self) -> Generator[Deferred[Any], Any, None]:
+        names = self._place.config.prefix.split("/")[:-1]
+        for depth in range(len(names)):
+            yield self._refuse_owner_above("".join(f"{name}/" for name in names[:depth]))
 
     @inlineCallbacks
     def _refuse_owner_above(self, prefix: str) -> Generator[Deferred[Any], Any, None]:
@@ -250,6 +268,7 @@ class Opening:
             # Credentials that may see our prefix only: then nobody could have given them the one above either.
             return
         finally:
+            self._client.counters.add(other.counters, self._reactor.seconds())
             yield other.close()
         if mark is not None:
             raise errors.OwnedByAnother(
@@ -268,6 +287,7 @@ class Opening:
         for upload in uploads:
             if isinstance(parse_key(upload.key), ShareId):
                 yield abort_quietly(self._client, upload.key, upload.upload_id)
+                reach("open.upload-removed")
 
     def keep_trying(self, error: S3Error) -> None:
         """The node starts without its bucket: every call gets an error until this has succeeded."""
@@ -286,6 +306,32 @@ class Opening:
         # What the operator must mend takes time; and services lock out who comes back with bad credentials.
         refused = failure.check(errors.ConfigError)
         self._store.later(RETRY_REFUSED_S if refused else RETRY_S, self._try_again)
+
+
+    # an index that turned out to be damaged while the node runs
+
+    def mend_index(self, why: str) -> None:
+        """Throw it away and list the bucket again, until that succeeds. The mark is not claimed again: where it is
+        another's now, this node is not to take it back."""
+        self._store.in_background(self._mend_index().addErrback(self._not_mended, why))
+
+    @inlineCallbacks
+    def _mend_index(self) -> Generator[Deferred[Any], Any, None]:
+        self._store.index.start_over(identity=self._place.identity)
+        self._store.rebuild.forget()
+        yield self._begin_listing(was_nobodys=False)
+        doubt: str | None = yield self._store.check_still_ours(priority=1)
+        self._store.mended()
+        _log.warn(
+            "the index was rebuilt: {count} shares of {used} bytes{doubt}", count=self._store.index.share_count,
+            used=self._store.index.used_bytes, doubt=f" ({doubt})" if doubt else "",
+        )  # fmt: skip
+
+    def _not_mended(self, failure: Failure, why: str) -> None:
+        failure.trap(S3Error, errors.ConfigError, sqlite3.Error, OSError)
+        self._store.problem = f"the index was damaged ({why}) and cannot be rebuilt yet: {failure.getErrorMessage()}"
+        _log.error("{problem}", problem=self._store.problem)
+        self._store.later(RETRY_S, lambda: self.mend_index(why))
 
 
 @inlineCallbacks
@@ -315,9 +361,11 @@ def open_store(
     index = None
     try:
         index = Index(local_dir / INDEX, identity=place.identity)
+        reach("open.index")
         store = Store(
-            reactor=reactor, client=client, index=index, local_dir=local_dir, part_size_bytes=config.part_size_bytes
-        )
+            reactor=reactor, client=client, index=index, local_dir=local_dir, part_size_bytes=config.part_size_bytes,
+            capacity_bytes=config.capacity_bytes,
+        )  # fmt: skip
     except BaseException as error:
         if index is not None:
             index.abandon()
@@ -326,7 +374,10 @@ def open_store(
             detail = f"{local_dir / INDEX}: {error}" if isinstance(error, sqlite3.Error) else str(error)
             raise errors.UnusableFolder(storage_dir=str(local_dir), detail=detail) from None
         raise
+    reach("open.tidied")
+    store.config = config
     opening = Opening(reactor, place, store, make_client, has_run_before=has_run_before)
+    store.mend_index = opening.mend_index
     try:
         yield opening.run()
     except S3Error as error:

@@ -21,6 +21,7 @@ from tahoe_s3.client import Busy, NotFound, ObjectInfo, Page, S3Client, S3Error,
 from tahoe_s3.store.index import Index, OverlayRow
 from tahoe_s3.store.keys import lease_key, si_text
 from tahoe_s3.store.leases import MAX_LEASES, Lease, OverlayError, merge, overlay_from_json, overlay_to_json
+from tahoe_s3.store.points import reach
 from tahoe_s3.store.slots import Slots
 
 
@@ -84,7 +85,17 @@ class Overlays:
         merged = merge(known, leases)
         if len(merged) > MAX_LEASES:
             raise NoSpace(f"{si_text(storage_index)} has {MAX_LEASES} leases, which is the most there can be")
+        yield self._put(storage_index, merged)
+
+    def write_again(self, storage_index: bytes) -> Deferred[None]:
+        """Put the leases that are known once more. Under the lock."""
+        row = self._index.overlay(storage_index)
+        return self._put(storage_index, [] if row is None or row.leases is None else list(row.leases))
+
+    @inlineCallbacks
+    def _put(self, storage_index: bytes, merged: list[Lease]) -> Generator[Deferred[Any], Any, None]:
         key, body = lease_key(storage_index), overlay_to_json(merged)
+        reach("lease.before-put")
         try:
             info: ObjectInfo = yield self._client.put(key, body, content_type="application/json")
         except S3Error as error:
@@ -93,7 +104,9 @@ class Overlays:
                 # none is lost whichever it is; without an ETag the next start reads the object anew.
                 self._index.put_overlay(storage_index, OverlayRow("", 0, tuple(merged), len(body)))
             raise
+        reach("lease.after-put")
         self._index.put_overlay(storage_index, OverlayRow(info.etag, info.modified_s, tuple(merged), len(body)))
+        reach("lease.row")
 
     @inlineCallbacks
     def read(self, storage_index: bytes) -> Generator[Deferred[Any], Any, list[Lease]]:
@@ -105,6 +118,7 @@ class Overlays:
         if row is not None and row.leases is not None:
             return list(row.leases)
         key = lease_key(storage_index)
+        reach("lease.before-get")
         try:
             got = yield self._client.get(key)
         except NotFound:
@@ -121,6 +135,7 @@ class Overlays:
             leases = overlay_from_json(got.data)
         except OverlayError as error:
             raise OverlayError(f"{key}: {error}") from None
+        reach("lease.after-get")
         self._index.put_overlay(storage_index, OverlayRow(got.etag, got.modified_s, tuple(leases), len(got.data)))
         return leases
 
@@ -135,10 +150,12 @@ class Overlays:
         """Remove it, after the last share of the storage index has gone. Under the lock."""
         if self._index.overlay(storage_index) is None:
             return
+        reach("lease.before-delete")
         try:
             yield self._client.delete(lease_key(storage_index))
         except S3Error as error:
             if error.outcome != "not_applied":
                 self._index.doubt_overlay(storage_index, was_deleted=True)
             raise
+        reach("lease.after-delete")
         self._index.drop_overlay(storage_index)

@@ -10,6 +10,8 @@ place: the marks of the prefixes above are read here, those below are met in the
 from __future__ import annotations
 
 import json
+import re
+import socket
 import time
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -18,22 +20,37 @@ from typing import Any
 from twisted.internet.defer import Deferred, inlineCallbacks
 
 from tahoe_s3 import errors
-from tahoe_s3.client import NotFound, S3Client, S3Error
+from tahoe_s3.client import NotFound, Priority, S3Client, S3Error
 from tahoe_s3.store.keys import OWNER_KEY
+from tahoe_s3.store.points import reach
 
 LAYOUT_VERSION = 1
 _MAX_MARK_BYTES = 16 * 1024
 #: The end of the year 9999.
 _MAX_SINCE_S = 253_402_300_799
+_HOST = re.compile(r"[0-9A-Za-z._-]{1,255}")
+#: One look at the mark, all its attempts.
+DEADLINE_S = 60.0
+
+
+def host_name(name: object) -> str:
+    """A host's name if it is one, else nothing: it is shown to people, and whoever can write the bucket chose it."""
+    return name if isinstance(name, str) and _HOST.fullmatch(name) else ""
+
+
+def this_host() -> str:
+    return host_name(socket.gethostname())
 
 
 @dataclass(frozen=True)
 class OwnerMark:
-    """nodeid: base32, as in the node's own status page; instance: fresh at each start; since_s: epoch seconds."""
+    """nodeid: base32, as in the node's own status page; instance: fresh at each start; since_s: epoch seconds; host:
+    the name of its machine, only for people, "" where it is not known."""
 
     nodeid: str
     instance: str
     since_s: int
+    host: str = ""
 
     @property
     def since(self) -> str:
@@ -41,18 +58,22 @@ class OwnerMark:
 
     def to_json(self) -> bytes:
         document = {"version": LAYOUT_VERSION, "nodeid": self.nodeid, "instance": self.instance, "since": self.since_s}
+        if self.host:
+            document["host"] = self.host
         return json.dumps(document, indent=1).encode("ascii") + b"\n"
 
 
 def parse_mark(data: bytes, *, bucket: str, key: str) -> OwnerMark:
-    """The mark in `data`; errors.BadOwnerMark or errors.NewerLayout where it cannot be one of ours."""
+    """The mark in `data`; errors.BadOwnerMark or errors.NewerLayout where it cannot be one of ours. Fields that are
+    not known are nobody's fault: a later tahoe-s3 of the same layout may add some."""
     problem = ""
     try:
         document = json.loads(data)
         version = document["version"]
         if type(version) is int and version > LAYOUT_VERSION:
             raise errors.NewerLayout(bucket=bucket, found=version, known=LAYOUT_VERSION)
-        mark = OwnerMark(document["nodeid"], document["instance"], document["since"])
+        host = host_name(document.get("host"))
+        mark = OwnerMark(document["nodeid"], document["instance"], document["since"], host)
         types = (type(mark.nodeid), type(mark.instance), type(mark.since_s))
         if version != LAYOUT_VERSION or types != (str, str, int) or not mark.nodeid:
             problem = "a field has a wrong value"
@@ -66,10 +87,14 @@ def parse_mark(data: bytes, *, bucket: str, key: str) -> OwnerMark:
 
 
 @inlineCallbacks
-def read_mark(client: S3Client, *, bucket: str, prefix: str) -> Generator[Deferred[Any], Any, OwnerMark | None]:
+def read_mark(
+    client: S3Client, *, bucket: str, prefix: str, priority: Priority = 1
+) -> Generator[Deferred[Any], Any, OwnerMark | None]:
     """The mark at the client's prefix (`prefix` is only for messages), or None where there is none."""
     try:
-        got = yield client.get(OWNER_KEY, length=_MAX_MARK_BYTES, offset=0)
+        got = yield client.get(
+            OWNER_KEY, length=_MAX_MARK_BYTES, offset=0, priority=priority, deadline_s=DEADLINE_S
+        )
     except NotFound:
         return None
     except S3Error as error:
@@ -95,22 +120,29 @@ def claim(client: S3Client, mark: OwnerMark, *, bucket: str, prefix: str) -> Gen
     """
     before = yield read_mark(client, bucket=bucket, prefix=prefix)
     refuse_other(before, bucket=bucket, prefix=prefix, nodeid=mark.nodeid)
+    reach("claim.read")
     yield client.put(OWNER_KEY, mark.to_json(), content_type="application/json")
+    reach("claim.put")
     after = yield read_mark(client, bucket=bucket, prefix=prefix)
     refuse_other(after, bucket=bucket, prefix=prefix, nodeid=mark.nodeid)
+    reach("claim.done")
     return before is None
 
 
 @inlineCallbacks
-def confirm(client: S3Client, *, bucket: str, prefix: str, nodeid: str) -> Generator[Deferred[Any], Any, None]:
-    """Look once more whether the mark is this node's, before anything is served. Raises as claim() does."""
-    now = yield read_mark(client, bucket=bucket, prefix=prefix)
+def confirm(
+    client: S3Client, *, bucket: str, prefix: str, nodeid: str
+) -> Generator[Deferred[Any], Any, OwnerMark | None]:
+    """Look once more whether the mark is this node's, before anything is served. Raises as claim() does; else fires
+    with what is there: another start of this node may have come in between (store/watch.py judges that)."""
+    now: OwnerMark | None = yield read_mark(client, bucket=bucket, prefix=prefix)
     refuse_other(now, bucket=bucket, prefix=prefix, nodeid=nodeid)
+    return now
 
 
 @inlineCallbacks
 def disclaim(client: S3Client, mark: OwnerMark, *, bucket: str, prefix: str) -> Generator[Deferred[Any], Any, None]:
     """Take the mark away again, if it is still this very one."""
     found = yield read_mark(client, bucket=bucket, prefix=prefix)
-    if found == mark:
+    if found is not None and found.instance == mark.instance:
         yield client.delete(OWNER_KEY)

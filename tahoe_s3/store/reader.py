@@ -60,6 +60,7 @@ class ShareReader:
     def read(self, offset: int, length: int) -> Generator[Deferred[Any], Any, bytes]:
         """Bytes of the share's data; fewer where it ends, none beyond."""
         precondition(offset >= 0 and length >= 0, offset, length)
+        self._store.require_service()
         started_s = self._store.reactor.seconds()
         data: bytes = yield self._read(offset, length)
         self._on_read(self._store.reactor.seconds() - started_s)

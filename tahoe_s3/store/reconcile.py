@@ -43,6 +43,7 @@ from tahoe_s3.store.keys import (
     slot_prefix,
     span_before,
 )
+from tahoe_s3.store.points import reach
 from tahoe_s3.store.versions import Shared
 
 if TYPE_CHECKING:
@@ -216,6 +217,7 @@ class Rebuild:
         if not self._is_sorted:
             self._position = ""
         index.begin_listing()
+        reach("list.begun")
         self._store.foreign_keys = 0
         self._bucket, self._prefix, self.refused = bucket, prefix, None
         self._is_stopped = self._is_complete = self._has_waited = False
@@ -228,6 +230,12 @@ class Rebuild:
         run.addCallbacks(self._tell_started, self._ended_badly)
         self._store.in_background(run)
         return starting
+
+    def forget(self) -> None:
+        """The index was emptied while the node runs: the next begin() begins with nothing."""
+        self._has_begun = self._answers_for_all = False
+        self._position = ""
+        self._looked_up.clear()
 
     def stop(self) -> None:
         """End the listing, if there is one. Nothing more is written to the index by it."""
@@ -368,9 +376,16 @@ class Rebuild:
         return self._wait_for(deferLater(self._store.reactor, delay_s, lambda: None))
 
     def _take_page(self, page: Page) -> Deferred[Any] | None:
-        """Note what a page shows. The next one comes in another turn of the reactor."""
+        """The next page. Once the node serves, each has a turn of the reactor to itself."""
         if self._is_stopped:
             raise _Stopped
+        if self._serves:
+            return deferLater(self._store.reactor, 0, self._note_page, page)
+        self._note_page(page)
+        return None
+
+    def _note_page(self, page: Page) -> None:
+        """Bring the index into line with what a page shows."""
         shares: list[tuple[ShareId, int, str, int]] = []
         overlays: list[tuple[bytes, int, str, int]] = []
         foreign = 0
@@ -399,12 +414,11 @@ class Rebuild:
         self._position = last
         self._failures, self._problem = 0, None
         self._note_progress()
+        reach("list.page")
         if self._upto and self._is_sorted and last >= self._upto:
             raise _Enough
         if not self._serves:
             self._maybe_serve()
-            return None
-        return deferLater(self._store.reactor, 0, lambda: None)
 
     def _refuse_owner_below(self, key: str) -> None:
         if key.endswith(f"/{OWNER_KEY}") and not key.startswith((SHARES, LEASES)):
@@ -425,6 +439,7 @@ class Rebuild:
     def _finish(self) -> Generator[Deferred[Any], Any, None]:
         """Every page was noted. What none of them showed may be the fault of a listing that lags."""
         store, index = self._store, self._store.index
+        reach("list.done")
         index.end_listing()
         self._answers_for_all = True
         self._looked_up.clear()
@@ -433,6 +448,7 @@ class Rebuild:
                 index.doubt_overlay(storage_index)
             yield self._turn()
         self._is_complete = True
+        reach("list.noted")
         self.log.info(
             "{count} shares of {used} bytes in the bucket {bucket}; {foreign} keys there are not ours",
             count=index.share_count, used=index.used_bytes, bucket=self._bucket, foreign=store.foreign_keys,

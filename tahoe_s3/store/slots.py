@@ -13,6 +13,7 @@ with Busy.
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from collections.abc import Generator
 from typing import Any, Callable, Protocol, TypeVar
@@ -24,6 +25,7 @@ from twisted.python.failure import Failure
 from tahoe_s3.client import Busy, NotFound, ObjectInfo, Page, S3Client
 from tahoe_s3.store.index import Index, ShareRow
 from tahoe_s3.store.keys import ShareId, share_key, si_text
+from tahoe_s3.store.points import reach
 
 T = TypeVar("T")
 
@@ -31,6 +33,7 @@ T = TypeVar("T")
 MAX_WAITERS = 256
 #: Shares whose changes are told apart; beyond it all count as changed once.
 MAX_GENERATIONS = 100_000
+_UNSURE = "unsure shares"
 
 
 class Knowledge(Protocol):
@@ -68,9 +71,11 @@ class Slots:
         self._index = index
         self._knowledge = knowledge
         self._locks: dict[bytes, _Lock] = {}
-        self._unsure: dict[bytes, set[int]] = {}
+        self._unsure = _unsure_at_the_end_of_the_last_run(index)
         self._settling: dict[bytes, list[Deferred[None]]] = {}
         self._generations: dict[ShareId, int] = {}
+        #: Called after the index was made right about a share that had been unsure.
+        self.on_settled: Callable[[ShareId], None] = lambda share: None
         self._changes = 0
         #: The generation of all shares that are not in _generations.
         self._forgotten = 0
@@ -145,6 +150,12 @@ class Slots:
         """A write of this share ended with an unknown outcome. Call it under the lock."""
         self._unsure.setdefault(storage_index, set()).add(shnum)
         self.changed(storage_index, shnum)
+        reach("unsure.marked")
+
+    def remember_unsure(self) -> None:
+        """For the next run, if it keeps the index: it would take what may be gone for certain, and promise it."""
+        unsure = [(si.hex(), shnum) for si, shnums in self._unsure.items() for shnum in sorted(shnums)]
+        self._index.remember(_UNSURE, json.dumps(unsure))
 
     def changed(self, storage_index: bytes, shnum: int) -> None:
         """The share was written: what a request learned of it before is no longer to be believed."""
@@ -159,8 +170,16 @@ class Slots:
         """Changes with every write of the share."""
         return self._generations.get(ShareId(storage_index, shnum), self._forgotten)
 
+    @property
+    def unsure(self) -> list[bytes]:
+        """The storage indexes that have unsure shares."""
+        return list(self._unsure)
+
     def is_unsure(self, storage_index: bytes) -> bool:
         return storage_index in self._unsure
+
+    def is_share_unsure(self, share: ShareId) -> bool:
+        return share.shnum in self._unsure.get(share.storage_index, ())
 
     def settle(self, storage_index: bytes) -> Deferred[None]:
         """Ask the bucket about what is unsure or was not listed yet; no request where nothing is. Fails with an S3Error
@@ -203,6 +222,7 @@ class Slots:
             info: ObjectInfo = yield self._client.head(key, priority=0)
             return ShareRow(shnum, info.size, info.etag, True, info.modified_s)
         except NotFound:
+            reach("unsure.asked")
             # Not one key: share 1 has a prefix of share 10's, and not every service sorts.
             page: Page = yield self._client.list_page(key, priority=0)
         for entry in page.entries:
@@ -212,6 +232,7 @@ class Slots:
 
     def _adopt(self, storage_index: bytes, shnum: int, found: ShareRow | None) -> None:
         """Believe the bucket. A share that came out whole though nobody was told so is kept: it loses nothing."""
+        reach("unsure.before-row")
         if found is None:
             self._index.drop_share(storage_index, shnum)
         else:
@@ -221,7 +242,16 @@ class Slots:
         unsure.discard(shnum)
         if not unsure:
             self._unsure.pop(storage_index, None)
+        self.on_settled(ShareId(storage_index, shnum))
+        reach("unsure.settled")
 
 
 def _run(_: object, mine: _Operation) -> Deferred[Any]:
     return mine.run()
+
+
+def _unsure_at_the_end_of_the_last_run(index: Index) -> dict[bytes, set[int]]:
+    unsure: dict[bytes, set[int]] = {}
+    for storage_index, shnum in json.loads(index.recall(_UNSURE) or "[]"):
+        unsure.setdefault(bytes.fromhex(storage_index), set()).add(shnum)
+    return unsure

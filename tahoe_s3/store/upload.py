@@ -9,6 +9,9 @@ change, and a write waits while too many have not arrived, so that a slow bucket
 Nothing is visible before the PUT or the Complete was answered. Closing is a state with one shared outcome: a second
 close, an abort, a disconnect and a stop wait for it.
 
+The spool file stays whole until the end, since a write that comes again is compared with it. What the writer was
+promised of the bucket (store/space.py) it keeps until the index counts the share, or the bucket has nothing of it.
+
 Owner: the storage server (one for each allocated share, until closed). Thread: the reactor's.
 """
 
@@ -25,6 +28,7 @@ from allmydata.storage.immutable import BucketWriter, ShareFile
 from allmydata.util.assertutil import precondition
 from twisted.internet.defer import Deferred, fail, inlineCallbacks, maybeDeferred, succeed
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from tahoe_s3.client import Cancelled, FileRegion, LocalError, ObjectInfo, S3Error
 from tahoe_s3.store.containers import IMMUTABLE_HEADER_BYTES
@@ -32,6 +36,8 @@ from tahoe_s3.store.index import IMMUTABLE, ShareRow
 from tahoe_s3.store.keys import share_key
 from tahoe_s3.store.leases import Lease
 from tahoe_s3.store.objects import abort_quietly, part_size_for
+from tahoe_s3.store.points import reach
+from tahoe_s3.store.space import Promise
 
 if TYPE_CHECKING:
     from tahoe_s3.store.store import Store
@@ -39,6 +45,10 @@ if TYPE_CHECKING:
 #: Parts of one share under way at once, and ready ones (with these) above which a write waits.
 PARTS_AT_ONCE = 3
 MAX_PARTS_BEHIND = 4
+#: Seconds until the removal of parts that the bucket did not confirm is asked for again; till then they count as paid.
+REMOVE_AGAIN_S = 600.0
+#: Seconds that a client has to send again what the local disk refused; a Tahoe client gives the share up at once.
+REFUSED_GRACE_S = 60.0
 
 
 class WriterOwner(Protocol):
@@ -99,6 +109,10 @@ class Parts:
         start = (number - 1) * self.part_size
         return start, min(self.part_size, self._size - start)
 
+    @property
+    def arrived_bytes(self) -> int:
+        return sum(self.region(number)[1] for number in self.etags)
+
     def is_queued(self, number: int) -> bool:
         return number in self._queued
 
@@ -142,6 +156,7 @@ class Parts:
             return
         if self.upload_id is None:
             if self._creating is None:
+                reach("multipart.before-create")
                 self._creating = self._store.client.create_multipart(self._key)
                 self._creating.addCallbacks(self._created, self._failed)
             return
@@ -150,6 +165,7 @@ class Parts:
             number = self._ready.popleft()
             sent = maybeDeferred(self._send_one, number)
             self._under_way[number] = sent
+            reach("multipart.part-sent")
             sent.addCallbacks(self._arrived, self._failed, callbackArgs=(number,))
             sent.addBoth(self._ended, number)
 
@@ -160,10 +176,14 @@ class Parts:
 
     def _created(self, upload_id: str) -> None:
         self.upload_id = upload_id
+        reach("multipart.created")
         self._send()
 
     def _arrived(self, etag: str, number: int) -> None:
         self.etags[number] = etag
+        reach("multipart.part-arrived")
+        if len(self.etags) == self.count:
+            reach("multipart.last-part")
 
     def _failed(self, failure: Any) -> None:
         error = failure.value
@@ -180,8 +200,9 @@ class Parts:
         self._send()
         self._wake()
 
-    def stop(self) -> Deferred[None]:
-        """Send no more, cancel what is under way, remove the upload from the bucket. Never fails."""
+    def stop(self) -> Deferred[bool]:
+        """Send no more, cancel what is under way, remove the upload from the bucket. Never fails; fires with whether
+        nothing of it is left there. Where something is, it may be called again."""
         self._stopped = True
         if self.failure is None:
             self.failure = Cancelled("the upload was given up", operation="UploadPart", key=self._key, kind="cancelled")
@@ -190,15 +211,15 @@ class Parts:
         # Writes that wait for room would otherwise wait for ever.
         self._wake()
         if self._creating is None:
-            return succeed(None)
+            return succeed(True)
         if self.upload_id is None:
             # Its answer is still to come, and with it the id to remove.
             return self._creating.addCallback(lambda _: self._remove())
         return self._remove()
 
-    def _remove(self) -> Deferred[None]:
+    def _remove(self) -> Deferred[bool]:
         if self.upload_id is None:
-            return succeed(None)
+            return succeed(True)
         return abort_quietly(self._store.client, self._key, self.upload_id)
 
 
@@ -212,15 +233,16 @@ class ShareWriter(BucketWriter):
         store: Store,
         ss: WriterOwner,
         *,
-        storage_index: bytes,
-        shnum: int,
+        promise: Promise,
         max_size: int,
         lease_info: Any,
         clock: Any,
     ) -> None:
-        """Makes the spool file; OSError where the disk cannot take it."""
+        """Makes the spool file; OSError where the disk cannot take it, and then the promise is still the caller's."""
+        storage_index, shnum = promise.share
         self.storage_index = storage_index
         self.shnum = shnum
+        self._promise = promise
         self.key = share_key(storage_index, shnum)
         self.closing = False
         self._store = store
@@ -238,31 +260,58 @@ class ShareWriter(BucketWriter):
         self._parts: Parts | None = None
         if self._size > part_size:
             self._parts = Parts(store, self.key, self._spool, size=self._size, part_size=part_size)
+        reach("upload.spooled")
 
     def __repr__(self) -> str:
         return f"<ShareWriter {self.key}>"
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        """How many bytes of the data have been written, and how many of the object have arrived in the bucket."""
+        written = sum(chunk.stop - chunk.start for chunk in self._already_written.ranges())
+        return written, 0 if self._parts is None else self._parts.arrived_bytes
 
     # writing
 
     def write(self, offset: int, data: bytes) -> Deferred[bool]:
         """Write locally, now; fires with whether all bytes have been written, when the next write is welcome."""
+        if self.closed and isinstance(self._result, Failure):
+            return fail(self._result)
         try:
             if self.closing:
                 self._check_same(offset, data)
                 return succeed(True)
             if self._parts is not None and self._parts.failure is not None:
                 return self._discard_failed(self._parts.failure)
-            finished = super().write(offset, data)
+            finished = self._write_here(offset, data)
+            reach("upload.written")
         except OSError as error:
             self._refused.append((offset, offset + len(data), error))
+            self._store.health.note(f"the spool: {error}")
+            self._hurry()
             return fail()
         except Exception:
             return fail()
+        self._hurry()
         if self._parts is None:
             return succeed(finished)
         self._queue_parts(offset, offset + len(data))
         room = self._parts.when_behind_at_most(MAX_PARTS_BEHIND)
         return room.addCallbacks(lambda _: finished, lambda failure: self._discard_failed(failure.value))
+
+    def _write_here(self, offset: int, data: bytes) -> bool:
+        """Into the spool, if the disk has room for all of it: a write that it refuses half way takes what is left."""
+        if not self.closed:
+            self._store.make_disk_room(len(data))
+        finished = super().write(offset, data)
+        written = sum(chunk.stop - chunk.start for chunk in self._already_written.ranges())
+        self._store.space.spooled(self._promise, written)
+        return bool(finished)
+
+    def _hurry(self) -> None:
+        """While bytes are missing that the disk refused, a silent client is not waited for: the disk is needed."""
+        if self._refused and self._timeout.active() and self._disk_failure() is not None:
+            self._timeout.reset(REFUSED_GRACE_S)
 
     def _check_same(self, offset: int, data: bytes) -> None:
         """A write that arrives twice: the second may come after everything was written and the close began."""
@@ -318,6 +367,8 @@ class ShareWriter(BucketWriter):
 
     def _why_over(self) -> Exception:
         """For a call that comes after the end."""
+        if isinstance(self._result, Failure) and isinstance(self._result.value, Exception):
+            return self._result.value
         failure = None if self._parts is None else self._parts.failure
         return self._disk_failure() or failure or AssertionError(f"{self!r} has ended")
 
@@ -337,6 +388,7 @@ class ShareWriter(BucketWriter):
                 step()
             except Exception:
                 self.log.failure("the end of {key} was not tidy", key=self.key)
+        reach("upload.before-answer")
         waiters, self._outcome = self._outcome, []
         for waiter in waiters:
             if not waiter.called:
@@ -356,10 +408,12 @@ class ShareWriter(BucketWriter):
             info: ObjectInfo = yield self._put_or_complete()
             is_sure = True
         except S3Error as error:
-            if error.outcome == "not_applied":
+            if error.outcome == "not_applied" or self._store.watch.lost is not None:
+                # Where another serves the bucket, what it does not know of is not stored.
                 raise
             found = yield self._look_after(error)
             info, is_sure = ObjectInfo(self.key, found.size, found.etag, found.modified_s), found.etag_is_sure
+        reach("upload.after-put")
         known = (IMMUTABLE, self._max_size, (self._lease,))
         row = ShareRow(self.shnum, self._size, info.etag, is_sure, info.modified_s, *known)
         try:
@@ -368,15 +422,19 @@ class ShareWriter(BucketWriter):
             # The bucket has it, and nobody will know: the next who asks must look.
             self._store.slots.mark_unsure(self.storage_index, self.shnum)
             raise
+        self._store.space.end(self._promise)
+        reach("upload.row")
         self._store.share_changed(self.storage_index, self.shnum)
         return info
 
     def _put_or_complete(self) -> Deferred[ObjectInfo]:
         client = self._store.client
         if self._parts is None:
+            reach("upload.before-put")
             return client.put(self.key, self._spool.region(0, self._size))
         assert self._parts.upload_id is not None
         etags = sorted(self._parts.etags.items())
+        reach("multipart.before-complete")
         return client.complete_multipart(self.key, self._parts.upload_id, etags, expect_size=self._size)
 
     @inlineCallbacks
@@ -384,6 +442,9 @@ class ShareWriter(BucketWriter):
         """No answer to the write: the bucket itself tells. Raises `error` where the share is not there, or unknown."""
         slots = self._store.slots
         slots.mark_unsure(self.storage_index, self.shnum)
+        if self._parts is None:
+            # What the bucket says of the object says all; of a larger one it may have the parts instead.
+            self._store.space.end(self._promise)
         try:
             yield slots.settle(self.storage_index)
         except S3Error:
@@ -400,6 +461,7 @@ class ShareWriter(BucketWriter):
 
     def _not_stored(self, failure: Any) -> None:
         self.log.error("could not store {key}: {error}", key=self.key, error=failure.getErrorMessage())
+        self._store.note_failure(f"storing {self.key}", failure)
         self._discard(failure)
 
     def _discard_failed(self, error: S3Error) -> Deferred[Any]:
@@ -412,9 +474,23 @@ class ShareWriter(BucketWriter):
         """End it without a share. The upload is removed from the bucket in the background."""
         # First, since writes that wait for a part are told by stop(), and would end it once more.
         self._result, self.closed = result, True
-        if self._parts is not None:
-            self._store.in_background(self._parts.stop())
+        reach("upload.aborting")
+        if self._parts is None:
+            self._store.space.end(self._promise)
+        else:
+            self._remove_parts(self._parts)
         self._end(result, consumed_size=0)
+
+    def _remove_parts(self, parts: Parts) -> None:
+        """Again and again, until the bucket says that there are none: they are paid for, and so stay promised."""
+
+        def stopped(are_gone: bool) -> None:
+            if are_gone:
+                self._store.space.end(self._promise)
+            elif self._store.watch.lost is None:
+                self._store.later(REMOVE_AGAIN_S, lambda: self._remove_parts(parts))
+
+        self._store.in_background(parts.stop().addCallback(stopped))
 
     def _release(self) -> None:
         """Give back the spool file and the timer."""
@@ -424,6 +500,13 @@ class ShareWriter(BucketWriter):
             self._timeout.cancel()
         self._spool.close()
         self._store.drop_spool(self.storage_index, self.shnum)
+        self._store.space.left_the_disk(self._promise)
+
+    def give_up(self, error: S3Error) -> None:
+        """This node may not write any more: it ends here, and is left as it is in the bucket. One that is closing
+        hears of it from there."""
+        if not self.closed and not self.closing:
+            self._discard(Failure(error))
 
     def abort(self) -> Deferred[None]:
         """Forget the upload. While closing it waits for the outcome instead, which it cannot change."""

@@ -149,6 +149,12 @@ class Versions:
         row = self._index.share(*share)
         return self._slots.generation(*share), None if row is None else row.etag
 
+    def is_unanswered(self, share: ShareId, etag: str) -> bool:
+        """Of a GET that expected no ETag: whether it brought another version than the one that has become known since.
+        Then a read-test-write has begun since, and this is what it has put and not answered yet."""
+        row = self._index.share(*share)
+        return row is not None and row.etag_is_sure and row.etag != etag
+
     def learn(
         self, share: ShareId, generation: int, *, etag: str, size: int, modified_s: int | None = None,
         kind: str | None = None, **details: Any,

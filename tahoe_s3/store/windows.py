@@ -336,6 +336,8 @@ class ReadCache:
                         key=state.key, kind="changed")
             )  # fmt: skip
         if state.etag is None and not state.is_dead:
+            if self.versions.is_unanswered(state.share, result.etag):
+                return Failure(Restart())
             state.etag = result.etag
             self.versions.learn(
                 state.share, state.generation, etag=result.etag, size=result.size, modified_s=result.modified_s

@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Moving a node's shares from disk to bucket and back is a plain copy of its storage folder's shares."""
+"""Moving a node's shares from disk to bucket and back is a plain copy of its storage folder's shares, with the commands
+of docs/moving.rst just as they stand there."""
 
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 
 import pytest
 
 from ..support.grid import ClientNode, Grid, StorageNode, dump_share
 from ..support.nodes import S3Backend
-from ..support.services import Service
+from ..support.page import Page, Shell
+from ..support.services import Service, files_below
 
+PAGE = Page(Path(__file__).resolve().parents[2] / "docs" / "moving.rst")
 SHARES = (2, 1, 4)
 
 
@@ -63,9 +65,16 @@ def test_from_disk_to_bucket_and_back(seaweedfs: Service, tmp_path: Path) -> Non
         node.stop()
         client.wait_connected(0)
         backend = S3Backend.of(seaweedfs)
+        shell = Shell(tmp_path, {**seaweedfs.aws_variables(), "NODE": str(node.folder), "BUCKET": backend.bucket})
         on_disk = node.storage_dir / "shares"
-        copied = seaweedfs.copy_in(backend.bucket, on_disk, "shares/")
+        unfinished = on_disk / "incoming" / "aa" / "aaaaaaaaaaaaaaaaaaaaaaaaaa" / "0"
+        unfinished.parent.mkdir(parents=True)
+        unfinished.write_bytes(b"never finished")
+        copy, move_away = PAGE.commands("From disk to the bucket")
+        shell.run(copy)
+        copied = len(seaweedfs.objects(backend.bucket))
         assert copied >= 4 * (2 + 2 + 3 + 1)
+        assert copied == len(list(files_below(on_disk))) - 1, "all but what was never finished"
 
         # The shares on disk would vanish from the grid, so the node refuses to start beside them.
         node.use_s3(backend)
@@ -74,7 +83,7 @@ def test_from_disk_to_bucket_and_back(seaweedfs: Service, tmp_path: Path) -> Non
         assert status == 1
         assert f"The folder {node.storage_dir} holds shares of the disk backend" in said
         assert "Traceback" not in said
-        shutil.move(on_disk, tmp_path / "shares from the disk")
+        shell.run(move_away)
 
         files.restart(node)
         files.read_all()
@@ -85,7 +94,9 @@ def test_from_disk_to_bucket_and_back(seaweedfs: Service, tmp_path: Path) -> Non
         client.wait_connected(0)
 
         # And back: a copy of the objects, and the keys taken out of tahoe.cfg.
-        assert seaweedfs.copy_out(backend.bucket, on_disk, "shares/") == copied + 4
+        for command in PAGE.commands("From the bucket to disk"):
+            shell.run(command)
+        assert len(list(files_below(on_disk))) == copied + 4
         node.use_disk()
         files.restart(node)
         files.read_all()

@@ -50,10 +50,13 @@ class Peer:
         self._pool: Any = None
 
     @classmethod
-    async def connect(cls, reactor: Any, node: StorageNode, *, protocol: str) -> Peer:
+    async def connect(
+        cls, reactor: Any, node: StorageNode, *, protocol: str, certificate: bytes | None = None
+    ) -> Peer:
+        """`certificate`: the key and certificate of the client's Tub, which are made anew without."""
         furl = node.private("storage.furl").read_text().strip()
         if protocol == "foolscap":
-            tub = Tub()
+            tub = Tub(certData=certificate)
             tub.startService()
             reference = await tub.getReference(furl)
             found = cls(reactor, _StorageServer(get_rref=lambda: reference))
@@ -61,8 +64,8 @@ class Peer:
             return found
         where = urlsplit(furl)
         port = int(where.netloc.rpartition(":")[2].split(",")[0])
-        certificate = load_pem_x509_certificate(node.private("node.pem").read_bytes())
-        nurl = build_nurl("127.0.0.1", port, where.path.lstrip("/"), certificate)
+        servers = load_pem_x509_certificate(node.private("node.pem").read_bytes())
+        nurl = build_nurl("127.0.0.1", port, where.path.lstrip("/"), servers)
         pool = HTTPConnectionPool(reactor)
         pool.retryAutomatically = False
         client = await StorageClientFactory({"tcp": "tcp"}, None).create_storage_client(nurl, reactor, pool)

@@ -146,6 +146,7 @@ cases("parse_list", lambda _: _native.parse_list(LISTING), lambda _: _native.par
 cases("parse_error", lambda _: _native.parse_error(ERROR), lambda _: _native.parse_error(b"<html/>"),
       lambda _: _native.parse_error(None))  # type: ignore[arg-type]
 cases("LIBCURL_VERSION", lambda _: _native.LIBCURL_VERSION)
+cases("TLS_VERSION", lambda _: _native.TLS_VERSION)
 for _name in EXCEPTIONS:
     cases(_name, lambda _, name=_name: getattr(_native, name)("why"),
           lambda _, name=_name: str(getattr(_native, name)()))

@@ -67,6 +67,7 @@ def test_an_event_says_everything(server: ScriptedServer) -> None:
     assert (event.etag, event.size, event.modified_s, event.value) == ("e1", 10, 1672531230, b"0123456789")
     assert (event.request_id, event.host_id, event.attempts) == ("R1", "H1", 1)
     assert 0 <= event.queued_us <= event.first_byte_us <= event.total_us
+    assert (event.bytes_up, event.bytes_down) == (0, 10)
     assert server.seen == ["GET /bucket/a%20key"]
     assert engine.drain() == []
     engine.close()
@@ -108,6 +109,21 @@ def test_a_failure_says_what_and_why() -> None:
     assert (failure.kind, failure.outcome, failure.status) == ("service", "not_applied", 404)
     assert (failure.code, failure.message) == ("NoSuchKey", "It is not there")
     assert event.value is None
+    engine.close()
+    server.close()
+
+
+def test_bytes_count_in_all_attempts() -> None:
+    busy = b"<Error><Code>SlowDown</Code><Message>Later</Message></Error>"
+    answers = [answer(busy, status="503 Slow Down")] * 2 + [OK]
+    server = ScriptedServer(lambda _what, _body: answers.pop(0))
+    engine = make(server.url)
+    engine.submit("PUT", "k", body=b"x" * 1000)
+    (event,) = wait(engine)
+    assert (event.failure, event.attempts) == (None, 3)
+    assert (event.bytes_up, event.bytes_down) == (3000, 2 * len(busy) + 10)
+    stats = engine.stats()
+    assert (stats["bytes_up"], stats["bytes_down"]) == (event.bytes_up, event.bytes_down)
     engine.close()
     server.close()
 

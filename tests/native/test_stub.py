@@ -70,7 +70,7 @@ def test_the_names_are_the_module_s() -> None:
                 if isinstance(target, ast.Name)}
     assert assigned == ALIASES
     assert constants | set(CLASSES) | set(FUNCTIONS) == public(dir(_native))
-    assert isinstance(_native.LIBCURL_VERSION, str)
+    assert isinstance(_native.LIBCURL_VERSION, str) and isinstance(_native.TLS_VERSION, str)
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

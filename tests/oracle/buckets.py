@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from twisted.internet.defer import DeferredList
 from twisted.internet.task import Clock
 
 from tahoe_s3.config import NodeSettings
@@ -50,6 +51,9 @@ class InMemory:
         """Behind everybody's back."""
         self._client.store(key, data)
 
+    def finish(self, store: Store) -> None:
+        """Everything was done at once."""
+
     @property
     def uploads(self) -> int:
         return len(self._client.uploads)
@@ -85,6 +89,10 @@ class OnEngine:
     def put(self, key: str, data: bytes) -> None:
         """Behind everybody's back."""
         self._server.bucket.put(key, data, now_s=self.clock.seconds())
+
+    def finish(self, store: Store) -> None:
+        """Wait for what nobody waits for, as the removal of an upload that was aborted."""
+        self.settle(DeferredList(list(store._background)))
 
     @property
     def uploads(self) -> int:

@@ -12,6 +12,7 @@ never, and of the last two nobody knows whether it happened.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from typing import Any, Callable
 
 from twisted.internet.defer import Deferred
@@ -36,6 +37,10 @@ class History:
         self.calls: dict[bytes, list[Call]] = {slot: [] for slot in SLOTS}
         self.events = 0
         self.serial = 0
+        #: What calls without an answer failed with.
+        self.errors: Counter[str] = Counter()
+        #: Errors that no weather explains.
+        self.surprises: list[str] = []
 
     def moment(self) -> int:
         self.events += 1
@@ -48,6 +53,7 @@ class History:
 
     def check(self) -> None:
         """Every slot's answers have an order. AssertionError with the history of one where they have not."""
+        assert self.surprises == [], "\n".join(self.surprises)
         for calls in self.calls.values():
             explain(calls)
 
@@ -61,10 +67,16 @@ class History:
 
 
 class Client:
-    """One client with at most one call under way. `sizes`: of contents, in bytes."""
+    """One client with at most one call under way. `sizes`: of contents, in bytes. `may_fail`: whether a Failure is one
+    that such weather brings. `reads_one`: each of its reads is of one share, as over HTTP."""
 
-    def __init__(self, name: str, history: History, begin: Begin, *, sizes: list[int]) -> None:
+    def __init__(
+        self, name: str, history: History, begin: Begin, *, sizes: list[int], may_fail: Callable[[Any], bool],
+        reads_one: bool = False,
+    ) -> None:  # fmt: skip
         self.name, self.history, self.begin, self.sizes = name, history, begin, sizes
+        self.may_fail = may_fail
+        self.reads_one = reads_one
         self.is_busy = False
         self._seen: dict[bytes, dict[int, bytes]] = {}
         #: The call that it waits for; another where it has given that up.
@@ -75,7 +87,8 @@ class Client:
         chance = self.history.chance
         slot = chance.choice(SLOTS)
         if chance.random() < 0.35:
-            return self._read(slot, chance.choice([[], [], [chance.choice(SHNUMS)], chance.sample(SHNUMS, 2)]))
+            one = [chance.choice(SHNUMS)]
+            return self._read(slot, one if self.reads_one else chance.choice([[], [], one, chance.sample(SHNUMS, 2)]))
         return self._write(slot, chance.sample(SHNUMS, chance.choice([1, 1, 2, 3])))
 
     def read_all(self, slot: bytes) -> Deferred[None]:
@@ -133,10 +146,9 @@ class Client:
                 self.is_busy = False
 
         # An error is no answer: it may have happened, and may still happen.
-        return answer.addCallback(came).addErrback(self._refused).addBoth(ended)
+        return answer.addCallback(came).addErrback(self._refused, call).addBoth(ended)
 
-    @staticmethod
-    def _refused(failure: Any) -> None:
-        failure.trap(Exception)
-        if failure.check(AssertionError, TypeError, KeyError):
-            failure.raiseException()
+    def _refused(self, failure: Any, call: Call) -> None:
+        if self._call is call and not self.may_fail(failure):
+            self.history.surprises.append(f"{self.name} got {failure.type}: {failure.getErrorMessage()}")
+        self.history.errors[str(failure.type).rpartition(".")[2].rstrip("'>")] += 1

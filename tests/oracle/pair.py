@@ -284,6 +284,7 @@ class Pair:
         spooled = {path.name for path in self.ours.store.incoming_dir.iterdir() if path.is_file()}
         assert spooled == {f"{si_text(si)}.{shnum}" for si, shnum in mine}, "the spool has other files"
         if not mine:
+            self.bucket.finish(self.ours.store)
             assert self.bucket.uploads == 0, "parts that are paid for and belong to nothing"
 
     # reading

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 #: Examples of the largest test in `make pytest`; the others have their share.
-USUAL = 120
+USUAL = 100
 STEPS = 40
 #: A file system without a disk: there are thousands of small folders.
 IN_MEMORY = "/dev/shm"

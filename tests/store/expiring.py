@@ -20,6 +20,7 @@ from twisted.logger import LogLevel, formatEvent, globalLogPublisher
 from twisted.web.template import flattenString
 
 from tahoe_s3.store.keys import OWNER_KEY, lease_key, share_key
+from tahoe_s3.store.ownership import OwnerMark
 
 from .helpers import NODEID, WRITE_ENABLER, now, schema_of
 from .memory_client import Held, MemoryClient
@@ -30,6 +31,7 @@ START_S = 1_800_000_000.0
 #: Storage indexes at a fifth, two fifths, ... of all there are.
 SIS = [bytes([0x33 * number]) * 16 for number in (1, 2, 3, 4)]
 DATA = b"\xff" * 1000
+MARK = OwnerMark("ournodeid", "instance", int(START_S))
 
 
 def renew_of(number: int) -> bytes:
@@ -71,7 +73,8 @@ class ExpiryPlace(ServerPlace):
             **{f"expiration_{name}": value for name, value in self._expire.items()},
         )  # fmt: skip
         self.client.follow(self.clock)
-        self.client.store(OWNER_KEY, b"{}")
+        self.client.store(OWNER_KEY, MARK.to_json())
+        self.store.watch.begin(MARK, MARK, bucket="bucket", prefix="")
         self.expirer = self.server._expirer
         self.checker = self.server.lease_checker
 

@@ -94,15 +94,16 @@ class Place:
     """A store, its client, clock and index."""
 
     def __init__(
-        self, folder: Path, *, client: MemoryClient | None = None, part_bytes: int = PART_BYTES, start_s: float = 0.0
-    ) -> None:
+        self, folder: Path, *, client: MemoryClient | None = None, part_bytes: int = PART_BYTES, start_s: float = 0.0,
+        capacity_bytes: int | None = None,
+    ) -> None:  # fmt: skip
         self.client = client or MemoryClient()
         self.clock = Clock()
         self.clock.advance(start_s)
         self.index = Index(folder / "index.sqlite", identity="bucket")
         self.store = Store(
             reactor=self.clock, client=self.client.as_client(), index=self.index, local_dir=folder,
-            part_size_bytes=part_bytes,
+            part_size_bytes=part_bytes, capacity_bytes=capacity_bytes,
         )  # fmt: skip
 
     def add(self, data: bytes, *, shnum: int = 0, si: bytes = SI, sure: bool = True, **details: Any) -> ShareId:

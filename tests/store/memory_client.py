@@ -21,7 +21,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Callable, Union, cast
 
-from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
+from twisted.python.failure import Failure
 
 from tahoe_s3 import listing
 from tahoe_s3.client import (
@@ -43,8 +44,11 @@ from tahoe_s3.client import (
 )
 from tahoe_s3.client import Upload as UploadInfo
 
+from .memory_window import MemoryWindow
+
 Body = Union[bytes, FileRegion]
 MAX_KEYS = 1000
+READS = ("Get", "Head", "List")
 
 
 @dataclass
@@ -105,33 +109,6 @@ class Held:
         self.calls.pop(0).fail(error, **details)
 
 
-class _Window:
-    """What tahoe_s3._native.Window is to a Download."""
-
-    def __init__(self, data: bytes, closed: Callable[[], None]) -> None:
-        self.data = data
-        self.ready = 0
-        self.armed: int | None = None
-        self._closed: Callable[[], None] | None = closed
-
-    def arm(self, upto: int) -> bool:
-        if self.ready >= upto:
-            return True
-        self.armed = upto
-        return False
-
-    def read(self, offset: int, length: int) -> bytes:
-        if self._closed is None or offset < 0 or length < 0 or offset + length > self.ready:
-            raise ValueError("beyond what is ready")
-        return self.data[offset : offset + length]
-
-    def close(self) -> None:
-        if self._closed is not None:
-            closed, self._closed = self._closed, None
-            self.ready = 0
-            closed()
-
-
 class _Get:
     """The request of a download: what tahoe_s3.transfer.Call is to it."""
 
@@ -141,8 +118,9 @@ class _Get:
     ) -> None:  # fmt: skip
         self.client, self.key, self.offset, self.length = client, key, offset, length
         self.expect_etag, self.on_ready = expect_etag, on_ready
-        self.window: _Window | None = None
+        self.window: MemoryWindow | None = None
         self.deferred: Deferred[Any] = Deferred(self._cancelled)
+        self.deferred.addBoth(client.tell)
         self.held: Held | None = None
         self.info: ObjectInfo | None = None
         self.ended = False
@@ -150,7 +128,7 @@ class _Get:
     def begin(self) -> None:
         """The request is sent: memory for its bytes is there."""
         self.client.window_bytes += self.length
-        self.window = _Window(b"", self._closed)
+        self.window = MemoryWindow(b"", self._closed)
         failing = self.client.count("GetObject", self.key)
         self.held = self.client.holding("GetObject", self.key, self)
         if failing is not None:
@@ -241,20 +219,22 @@ class MemoryClient:
         self.holds: list[Held] = []
         self.counters = Counters()
         self.on_budget_wait: Callable[[int], None] | None = None
+        self.on_write: Any = lambda key, **_: None
+        self.retried: set[str] = set()  # keys whose writes succeed at the second attempt
         self.now_s = 1_700_000_000
         self.region = "us-east-1"
         self.window_bytes = 0
         self.budget_bytes = budget_bytes
         self.etag_of: Callable[[bytes], str] = lambda data: hashlib.md5(data).hexdigest()
         self.closed = False
+        self.before_write: Any = None
+        self.on_outcome: Any = None
+        self._writing: list[Deferred[Any]] = []
         #: Keys on one page of a listing.
         self.page_keys = MAX_KEYS
-        #: Keys that a multi-delete does not delete, and the codes it gives for them.
-        self.delete_errors: dict[str, str] = {}
-        #: Whether the service has answered anything; where not, nobody knows its time.
-        self.answered = False
-        #: How far its clock is ahead of the one it follows.
-        self.ahead_s = 0.0
+        self.delete_errors: dict[str, str] = {}  # keys that a multi-delete does not delete, and why
+        self.answered = False  # whether the service has answered anything; where not, nobody knows its time
+        self.ahead_s = 0.0  # how far its clock is ahead of the one it follows
         self._clock: Any = None
         self._failing: list[_Failing] = []
         self._waiting: list[_Get] = []
@@ -302,13 +282,25 @@ class MemoryClient:
         """
         self._failing.append(_Failing(operation, key, error, outcome, applied, times, after_bytes))
 
+    def watch(self, *, before_write: Callable[[], None], on_outcome: Callable[[S3Error | None], None]) -> None:
+        self.before_write, self.on_outcome = before_write, on_outcome
+
+    def end_writes(self) -> None:
+        for result in list(self._writing):
+            result.cancel()
+
     # inside
+
+    def tell(self, result: Any) -> Any:
+        if self.on_outcome is not None:
+            self.on_outcome(result.value if isinstance(result, Failure) else None)
+        return result
 
     def count(self, operation: str, key: str) -> _Failing | None:
         """Note a request; the failure that was ordered for it, if any."""
         self.answered = True
         self.requests[operation] += 1
-        self.counters.requests[operation] = self.counters.requests.get(operation, 0) + 1
+        self.counters.ended(operation, now_s=0.0 if self._clock is None else self._clock.seconds(), attempts=1)
         self.keys_asked.append((operation, key))
         for failing in self._failing:
             if failing.operation == operation and failing.key in (None, key):
@@ -342,27 +334,41 @@ class MemoryClient:
     def _request(self, operation: str, key: str, apply: Callable[[], Any], *, is_write: bool = False) -> Deferred[Any]:
         if self.closed:
             return maybeDeferred(self._raise_closed)
+        changes = not operation.startswith(READS)
+        if changes and self.before_write is not None:
+            try:
+                self.before_write()
+            except S3Error as error:
+                return fail(error)
         failing = self.count(operation, key)
 
-        def fail(error: type[S3Error], **details: Any) -> None:
+        def fail_with(error: type[S3Error], **details: Any) -> None:
             result.errback(error("made to fail", operation=operation, key=key, **details))
 
         def cancelled(_: object) -> None:
             outcome = "unknown" if is_write else "not_applied"
-            fail(Cancelled, outcome=outcome, kind="cancelled")
+            fail_with(Cancelled, outcome=outcome, kind="cancelled")
+
+        def ended(outcome: Any) -> Any:
+            if result in self._writing:
+                self._writing.remove(result)
+            return self.tell(outcome)
 
         result: Deferred[Any] = Deferred(cancelled)
+        result.addBoth(ended)
+        if changes:
+            self._writing.append(result)
         if failing is not None:
             if failing.applied:
                 apply()
-            fail(failing.error, outcome=failing.outcome)
+            fail_with(failing.error, outcome=failing.outcome)
             return result
         answers: list[Any] = []
 
         def finish() -> Any:
             return answers[0] if answers else apply()
 
-        held = self.holding(operation, key, _Held(result, finish, fail))
+        held = self.holding(operation, key, _Held(result, finish, fail_with))
         if held is None:
             maybeDeferred(apply).chainDeferred(result)
         elif held.apply_first:
@@ -371,6 +377,17 @@ class MemoryClient:
             except S3Error as error:
                 result.errback(error)
         return result
+
+    def _write(self, operation: str, key: str, keys: list[str], apply: Callable[[], Any]) -> Deferred[Any]:
+        """As the real client's: on_write is told how each write has ended."""
+        def ended(result: Any) -> Any:
+            error = getattr(result, "value", None)
+            doubts = [one for one in keys if (one in self.retried if error is None else error.outcome == "unknown")]
+            for one in keys if error is None else doubts:
+                self.on_write(one, is_in_doubt=one in doubts, is_answered=error is None)
+            return result
+
+        return self._request(operation, key, apply, is_write=True).addBoth(ended)
 
     def _raise_closed(self) -> None:
         raise Closed("the client was closed", kind="closed")
@@ -442,7 +459,7 @@ class MemoryClient:
             stored = self.store(key, self._bytes(body))
             return ObjectInfo(key, len(stored.data), stored.etag, stored.modified_s)
 
-        return self._request("PutObject", key, apply, is_write=True)
+        return self._write("PutObject", key, [key], apply)
 
     def head(self, key: str, *, priority: int = 1, deadline_s: float | None = None) -> Deferred[ObjectInfo]:
         return self._request("HeadObject", key, lambda: self.look(key, operation="HeadObject")[0])
@@ -451,7 +468,7 @@ class MemoryClient:
         def apply() -> None:
             self.objects.pop(key, None)
 
-        return self._request("DeleteObject", key, apply, is_write=True)
+        return self._write("DeleteObject", key, [key], apply)
 
     def delete_many(
         self, keys: Iterable[str], *, priority: int = 2, deadline_s: float | None = None
@@ -466,7 +483,7 @@ class MemoryClient:
 
         for _ in range(0, max(0, len(wanted) - MAX_KEYS), MAX_KEYS):
             self.count("DeleteObjects", "")
-        return self._request("DeleteObjects", "", apply, is_write=True) if wanted else succeed([])
+        return self._write("DeleteObjects", "", wanted, apply) if wanted else succeed([])
 
     # listings
 
@@ -538,7 +555,7 @@ class MemoryClient:
             stored = self.store(key, data, etag=f"{self.etag_of(data)}-{len(parts)}")
             return ObjectInfo(key, len(data), stored.etag, stored.modified_s)
 
-        return self._request("CompleteMultipartUpload", key, apply, is_write=True)
+        return self._write("CompleteMultipartUpload", key, [key], apply)
 
     def abort_multipart(
         self, key: str, upload_id: str, *, priority: int = 1, deadline_s: float | None = None

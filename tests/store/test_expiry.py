@@ -271,7 +271,7 @@ def test_requests_of_a_cycle(make: Make) -> None:
     place.finish_cycle()
     assert place.client.requests == {}
     place.finish_cycle()
-    assert place.client.requests == {"HeadObject": 1, "DeleteObjects": 2}
+    assert place.client.requests == {"GetObject": 1, "DeleteObjects": 2}
     assert set(place.client.objects) == {"owner.json"}
     place.client.forget_requests()
     place.cycles(2)
@@ -480,7 +480,7 @@ def test_more_shares_than_a_batch_takes(make: Make, monkeypatch: pytest.MonkeyPa
     assert set(place.client.objects) == {"owner.json"}
     assert (found["actual-shares"], found["actual-buckets"]) == (60, 30)
     # Ten batches of at most seven shares, and their lease objects.
-    assert place.client.requests == {"HeadObject": 10, "DeleteObjects": 20}
+    assert place.client.requests == {"GetObject": 10, "DeleteObjects": 20}
 
 
 def test_nothing_is_asked_and_little_is_done_while_all_is_well(make: Make) -> None:

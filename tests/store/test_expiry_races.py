@@ -40,7 +40,7 @@ def place(make: Make) -> ExpiryPlace:
 
 
 def test_a_renewal_that_comes_before_the_batch_wins(place: ExpiryPlace) -> None:
-    held = begin_until(place, "HeadObject", OWNER_KEY)
+    held = begin_until(place, "GetObject", OWNER_KEY)
     place.renew(I0)
     renewing = place.client.hold("PutObject", lease_key(I1))
     slow = place.server.add_lease(I1, RENEW, CANCEL)
@@ -105,7 +105,7 @@ def test_the_same_share_is_uploaded_again_while_it_goes(place: ExpiryPlace) -> N
 
 def test_an_upload_under_way_keeps_the_lease_object(place: ExpiryPlace) -> None:
     """Not its shares, whose leases are over; but a writer of its storage index may be closed at any time."""
-    held = begin_until(place, "HeadObject", OWNER_KEY)
+    held = begin_until(place, "GetObject", OWNER_KEY)
     lease_info = place.server._new_lease(0, RENEW, CANCEL)
     writer = place.server._make_writers(I1, [1], len(DATA), lease_info)[1]
     held.release()
@@ -120,7 +120,7 @@ def test_an_upload_under_way_keeps_the_lease_object(place: ExpiryPlace) -> None:
 
 
 def test_an_upload_that_is_being_closed_is_waited_for(place: ExpiryPlace) -> None:
-    held = begin_until(place, "HeadObject", OWNER_KEY)
+    held = begin_until(place, "GetObject", OWNER_KEY)
     putting = place.client.hold("PutObject", share_key(I1, 1))
     writer = place.server._make_writers(I1, [1], len(DATA), place.server._new_lease(0, RENEW, CANCEL))[1]
     now(writer.write(0, DATA))

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tahoe_s3.client import Unavailable
 from tahoe_s3.store.index import IMMUTABLE, MUTABLE, Index, OverlayRow, ShareRow
 from tahoe_s3.store.keys import ShareId, share_key
 from tahoe_s3.store.leases import Lease
@@ -342,6 +343,18 @@ def test_totals_are_right_whatever_happens(tmp_path: Path, steps: list[tuple[str
             totals(index)
     finally:
         index.abandon()
+
+
+def test_what_asks_a_closed_index_is_told_that_the_node_has_stopped(tmp_path: Path) -> None:
+    """A read that paused while the node stopped: its client gets the error of a bucket that does not answer."""
+    index = filled(tmp_path)
+    index.close()
+    with pytest.raises(Unavailable, match="the node has stopped"):
+        index.share(SI, 3)
+    with pytest.raises(Unavailable):
+        index.put_share(SI, FULL)
+    index.abandon()
+    assert open_index(tmp_path).was_kept
 
 
 @given(st.lists(st.tuples(st.binary(min_size=16, max_size=16), st.integers(0, 3)), max_size=40))

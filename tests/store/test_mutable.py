@@ -18,11 +18,13 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 
 from tahoe_s3.client import Changed, NotFound, Unavailable
+from tahoe_s3.store import mutable
 from tahoe_s3.store.containers import DamagedContainerError
 from tahoe_s3.store.index import MUTABLE, ShareRow
 from tahoe_s3.store.keys import ShareId, lease_key, share_key
 from tahoe_s3.store.leases import Lease
 from tahoe_s3.store.mutable import SCRATCH
+from tahoe_s3.store.readahead import SMALL_OBJECT_BYTES
 from tahoe_s3.store.versions import NOT_FOUND_DELAYS_S
 
 from .helpers import (
@@ -570,8 +572,12 @@ def test_a_read_of_two_shares_has_both_of_one_version(place: Place, slot: Slot) 
     assert now(reading) == {0: [b"DATA"], 1: [b"DATA"]}
 
 
-def test_what_is_put_and_not_answered_is_not_read(place: Place, slot: Slot) -> None:
+@pytest.mark.parametrize("small_bytes", [SMALL_OBJECT_BYTES, 100])
+def test_what_is_put_and_not_answered_is_not_read(
+    place: Place, slot: Slot, monkeypatch: pytest.MonkeyPatch, small_bytes: int
+) -> None:
     """A reader that knows the share from a listing only gets the object of a write that is under way."""
+    monkeypatch.setattr(mutable, "SMALL_OBJECT_BYTES", small_bytes)
     shares = [place.add(mutable_object(b"data"), shnum=n, sure=False) for n in (0, 1)]
     early = place.client.hold("GetObject", share_key(*shares[0]))
     reading = place.store.mutable.readv(SI, set(), [(0, 9)])

@@ -129,13 +129,20 @@ def test_a_node_above_is_noticed(node: Node) -> None:
 
 
 def test_what_may_not_be_seen_above_is_nobodys(node: Node) -> None:
-    root, ours = MemoryClient(), MemoryClient()
-    root.fail("GetObject", AccessDenied)
+    ours, above = MemoryClient(), list[MemoryClient]()
+
+    def make(_reactor: Any, config: ClientConfig) -> Any:
+        if config.prefix:
+            return ours.as_client()
+        above.append(MemoryClient())
+        above[-1].fail("GetObject", AccessDenied)
+        return above[-1].as_client()
+
     store = now(open_store(
         node.clock, config_of(prefix="a/"), nodeid=nodeid_b2a(NODEID), local_dir=node.folder, has_run_before=False,
-        make_client=lambda _reactor, config: (ours if config.prefix else root).as_client(),
+        make_client=make,
     ))  # fmt: skip
-    assert root.closed
+    assert len(above) == 2 and all(client.closed for client in above), "before and after ours was written"
     stop(store)
 
 

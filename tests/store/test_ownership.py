@@ -73,7 +73,7 @@ def test_of_two_that_start_at_once_one_gives_way() -> None:
     assert now(ours) is True and now(theirs) is True
     sentence = error_of(confirm(client.as_client(), bucket="bucket", prefix="p/", nodeid=OURS.nodeid))
     assert isinstance(sentence, errors.OwnedByAnother)
-    assert now(confirm(client.as_client(), bucket="bucket", prefix="p/", nodeid=THEIRS.nodeid)) is None
+    assert now(confirm(client.as_client(), bucket="bucket", prefix="p/", nodeid=THEIRS.nodeid)) == THEIRS
 
 
 def test_a_mark_counts_before_its_writer_has_its_answer() -> None:

@@ -515,6 +515,7 @@ def test_a_node_below_that_is_met_late_stops_everything(node: Node) -> None:
         node.clock.turn()
     assert isinstance(store.rebuild.refused, errors.NestedOwner)
     assert store.problem is not None and "zone/b/owner.json" in store.problem
+    assert store.watch.lost is not None and server.allocated_size() == 0, "uploads under way have ended"
     assert isinstance(error_of(writer.close()), Unavailable)
     assert share_key(sis[0], 3) not in node.client.objects
     assert isinstance(error_of(server.get_buckets(sis[0])), Unavailable)

@@ -476,3 +476,27 @@ def test_a_clean_stop_is_remembered_and_a_broken_one_is_not(tmp_path: Path, monk
     third = ServerPlace(tmp_path)
     assert not third.index.was_kept
     now(third.server.stopService())
+
+
+def stop_after_a_delete_without_an_answer(folder: Path) -> ServerPlace:
+    """A server that is about to stop, and does not know whether share 0 is still there. It is not."""
+    place = ServerPlace(folder)
+    now(create(place, shnums=(0, 1)))
+    place.client.fail("DeleteObject", Unavailable, outcome="unknown", applied=True)
+    deleting = place.server.slot_testv_and_readv_and_writev(OTHER, SECRETS, {0: ([], [], 0)}, [])
+    assert isinstance(error_of(deleting), Unavailable)
+    return place
+
+
+def test_what_is_unsure_stays_so_over_a_stop(tmp_path: Path) -> None:
+    """Else the next start would show the share until it had been missed for minutes."""
+    first = stop_after_a_delete_without_an_answer(tmp_path)
+    now(first.server.stopService())
+    assert first.clock.getDelayedCalls() == []
+    second = ServerPlace(tmp_path)
+    assert second.index.was_kept and second.store.slots.is_unsure(OTHER)
+    second.client.fail("HeadObject", Unavailable)
+    assert isinstance(error_of(second.server.enumerate_mutable_shares(OTHER)), Unavailable)
+    assert now(second.server.enumerate_mutable_shares(OTHER)) == {1}
+    assert not second.store.slots.is_unsure(OTHER)
+    now(second.server.stopService())

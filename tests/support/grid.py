@@ -63,6 +63,11 @@ class StorageNode(Node):
     def status_page(self) -> str:
         return _get(self.url() + "/storage").decode("utf-8")
 
+    def bucket_report(self) -> dict[str, Any]:
+        """What the status page's JSON says of the bucket."""
+        found: dict[str, Any] = json.loads(_get(self.url() + "/storage?t=json"))["tahoe_s3"]
+        return found
+
     def statistics(self) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(_get(self.url() + "/statistics?t=json"))
         return found

@@ -180,6 +180,16 @@ class Service:
             ),
         )
 
+    def aws_variables(self) -> dict[str, str]:
+        """What the pages in docs/ tell to set for commands that touch a bucket."""
+        return {
+            "URL": self.url,
+            "PREFIX": "",
+            "AWS_ACCESS_KEY_ID": self.access_key_id,
+            "AWS_SECRET_ACCESS_KEY": self.secret,
+            "AWS_DEFAULT_REGION": self.region,
+        }
+
     def _client_here(self) -> Any:
         """This thread's client of this service, which takes a while to make."""
         known: dict[tuple[str, str], Any] = _clients.__dict__.setdefault("known", {})
@@ -205,14 +215,6 @@ class Service:
     def read(self, bucket: str, key: str) -> bytes:
         body: bytes = self._client_here().get_object(Bucket=bucket, Key=key)["Body"].read()
         return body
-
-    def copy_in(self, bucket: str, folder: Path, prefix: str) -> int:
-        """Copies every file below `folder` to `prefix` + its relative path; how many."""
-        client, count = self.client(), 0
-        for path in files_below(folder):
-            client.put_object(Bucket=bucket, Key=prefix + path.relative_to(folder).as_posix(), Body=path.read_bytes())
-            count += 1
-        return count
 
     def copy_out(self, bucket: str, folder: Path, prefix: str) -> int:
         """Copies every object below `prefix` to the file of its relative key under `folder`; how many."""
