@@ -24,12 +24,17 @@ from twisted.internet.task import deferLater
 from twisted.protocols.basic import LineOnlyReceiver
 
 from ..live.wire import PROTOCOLS, Peer
+from ..native.processes import ELSEWHERE, PACKAGES, ROOT
 from ..support.services import plain_environment
 from .node import KILLED_AT
 from .service import CrashService
 
 LIMIT_S = 30.0
-ROOT = Path(__file__).resolve().parents[2]
+
+def environment() -> dict[str, str]:
+    """For processes that start ELSEWHERE: with the package as it is installed, not the sources beside these tests,
+    which lack the extension."""
+    return {**plain_environment(), "PYTHONPATH": f"{PACKAGES}:{ROOT}"}
 
 
 class Died(Exception):
@@ -60,10 +65,9 @@ class Forker(ProcessProtocol):
         self._ending = False
 
     async def start(self) -> None:
-        environment = {**plain_environment(), "PYTHONPATH": str(ROOT)}
         command = [sys.executable, "-W", "ignore", "-m", "tests.crash.forking"]
         self.reactor.spawnProcess(
-            self, sys.executable, command, env=environment, path=str(ROOT), childFDs={0: "w", 1: "r", 2: 2}
+            self, sys.executable, command, env=environment(), path=ELSEWHERE, childFDs={0: "w", 1: "r", 2: 2}
         )
         await within(self.reactor, self._next(), "a Python with everything imported", 120)
 

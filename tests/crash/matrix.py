@@ -26,8 +26,8 @@ from twisted.internet.defer import Deferred
 from tahoe_s3.store.points import POINTS
 
 from ..live.wire import PROTOCOLS
-from ..support.services import plain_environment
-from .living import ROOT, Forker, make_certificates
+from ..native.processes import ELSEWHERE
+from .living import Forker, environment, make_certificates
 from .story import Run, Story, Told
 from .whole import run_whole
 
@@ -103,10 +103,9 @@ def run_here(stories: Sequence[Sequence[Run]], seed: int, *, whole: int) -> Told
 def run_in_jobs(arguments: Sequence[str], seed: int, jobs: int) -> Told:
     """So many processes, each with its part of the stories."""
     command = [sys.executable, "-W", "ignore", "-m", "tests.crash.matrix", *arguments, "--seed", str(seed)]
-    environment = {**plain_environment(), "PYTHONPATH": str(ROOT)}
     processes = [
         subprocess.Popen([*command, "--jobs", str(jobs), "--job", str(job)], stdout=subprocess.PIPE, text=True,
-                         cwd=ROOT, env=environment, stdin=subprocess.DEVNULL)
+                         cwd=ELSEWHERE, env=environment(), stdin=subprocess.DEVNULL)
         for job in range(jobs)
     ]  # fmt: skip
     told = Told()

@@ -12,8 +12,8 @@ import pytest
 
 from tahoe_s3.store.points import POINTS
 
-from ..support.services import plain_environment
-from .living import ROOT
+from ..native.processes import ELSEWHERE
+from .living import environment
 from .matrix import PROTOCOLS, TROUBLES, plan
 
 #: It takes some 40 seconds on two free cores.
@@ -24,8 +24,8 @@ LIMIT_S = 240
 def test_the_node_dies_at_every_point_and_nothing_is_lost() -> None:
     runs = ["--runs", str(len(POINTS)), "--seed", str(int(time.time()))]
     command = [sys.executable, "-W", "ignore", "-m", "tests.crash.matrix", *runs]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, check=False,
-                          timeout=LIMIT_S, env={**plain_environment(), "PYTHONPATH": str(ROOT)})  # fmt: skip
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ELSEWHERE,
+                          check=False, timeout=LIMIT_S, env=environment())  # fmt: skip
     assert done.returncode == 0, done.stdout[-20000:]
     assert done.stdout.splitlines()[-1] == f"{len(POINTS)} passed, 0 failed"
 

@@ -25,11 +25,11 @@ from twisted.internet.threads import deferToThread
 from tahoe_s3.store.index import Index
 
 from ..live.wire import PROTOCOLS, Peer
+from ..native.processes import ELSEWHERE
 from ..support.grid import Grid, StorageNode
 from ..support.nodes import S3Backend
-from ..support.services import plain_environment
 from .checker import Checker, is_marked_clean
-from .living import ROOT, close, connect, make_certificates
+from .living import close, connect, environment, make_certificates
 from .node import KILLED_AT, dump
 from .record import Record
 from .service import CrashService
@@ -57,7 +57,7 @@ class ArmedNode(StorageNode):
         command = [sys.executable, "-W", "ignore", "-m", "tests.crash.armed_tahoe", name, str(times), str(self.folder)]
         self.process = subprocess.Popen(
             [*command, "run", "--allow-stdin-close", str(self.folder)], stdin=subprocess.DEVNULL, stdout=self._output,
-            stderr=subprocess.STDOUT, cwd=ROOT, env={**plain_environment(), "PYTHONPATH": str(ROOT)},
+            stderr=subprocess.STDOUT, cwd=ELSEWHERE, env=environment(),
         )  # fmt: skip
 
     def died_at(self, limit_s: float) -> str:
