@@ -210,8 +210,8 @@ class S3Client:
                                         event.modified_s or 0),
                 self._too_long, errbackArgs=(key, expect_etag, priority, deadline_s),
             )
-        download = self._download(key, offset=offset, length=length, expect_etag=expect_etag, priority=priority,
-                                  deadline_s=deadline_s, whole=True)
+        download = self.get_window(key, offset=offset, length=length, expect_etag=expect_etag, priority=priority,
+                                   deadline_s=deadline_s, whole=True)
         result: Deferred[GetResult] = Deferred(lambda _d: download.cancel())
 
         def arrived(info: ObjectInfo) -> None:
@@ -249,21 +249,14 @@ class S3Client:
 
     def get_window(
         self, key: str, *, offset: int, length: int, expect_etag: str | None = None, priority: Priority = 1,
-        deadline_s: float | None = None,
+        deadline_s: float | None = None, whole: bool = False,
     ) -> Download:
-        """GetObject of `length` bytes from `offset` into C memory, readable while it still arrives.
+        """GetObject of `length` bytes from `offset` into C memory, readable while it still arrives. `whole`: as in
+        Engine.window().
 
         Returns at once, also while it waits for memory. The caller must close() the Download. Never raises for
         the service's sake; errors come through when_ready() and when_done().
         """
-        return self._download(key, offset=offset, length=length, expect_etag=expect_etag, priority=priority,
-                              deadline_s=deadline_s, whole=False)
-
-    def _download(
-        self, key: str, *, offset: int, length: int, expect_etag: str | None, priority: Priority,
-        deadline_s: float | None, whole: bool,
-    ) -> Download:
-        """See get_window(); `whole` as in Engine.window()."""
         if not key or offset < 0 or not 0 < length <= self._budget_bytes:
             raise ValueError(f"{length} bytes from {offset} of {key!r} cannot be asked for")
 
@@ -294,7 +287,7 @@ class S3Client:
             return written(event, "PutObject", key, size, head)
 
         d = self._write("PutObject", "PUT", key, priority, deadline_s, body=body,
-                         headers=[("content-type", content_type)])
+                        headers=[("content-type", content_type)])
         return d.addCallback(done)
 
     def head(self, key: str, *, priority: Priority = 1, deadline_s: float | None = None) -> Deferred[ObjectInfo]:

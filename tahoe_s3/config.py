@@ -483,41 +483,34 @@ def _read_max_connections(parser: configparser.ConfigParser) -> int:
 
 
 def _read_part_size(parser: configparser.ConfigParser) -> int:
-    """Sizes are written as in Tahoe's own reserved_space: 8MiB, 16MB, 8388608."""
-    value = _get(parser, "s3.part_size")
-    if not value:
-        return DEFAULT_PART_SIZE_BYTES
-    size_bytes = _size_or_none(value)
-    if size_bytes is None or not MIN_PART_SIZE_BYTES <= size_bytes <= MAX_PART_SIZE_BYTES:
-        raise errors.BadValue(
-            key="s3.part_size",
-            problem=f"is '{value}'",
-            instead="write a size from 64KiB (S3 itself: 5MiB) to 5GiB, such as 8MiB",
-        )
-    return size_bytes
+    size_bytes = _read_size(
+        parser, "s3.part_size", least=MIN_PART_SIZE_BYTES, most=MAX_PART_SIZE_BYTES,
+        instead="write a size from 64KiB (S3 itself: 5MiB) to 5GiB, such as 8MiB",
+    )  # fmt: skip
+    return DEFAULT_PART_SIZE_BYTES if size_bytes is None else size_bytes
 
 
 def _read_capacity(parser: configparser.ConfigParser) -> int | None:
-    value = _get(parser, "s3.capacity")
+    return _read_size(
+        parser, "s3.capacity", least=MIN_CAPACITY_BYTES, most=MAX_CAPACITY_BYTES,
+        instead="write a size from 1MB to 4EiB, such as 500GB, remove the line for no limit, or write readonly = "
+        "true to take no shares",
+    )  # fmt: skip
+
+
+def _read_size(
+    parser: configparser.ConfigParser, key: str, *, least: int, most: int, instead: str
+) -> int | None:
+    """Bytes; None where nothing is written. Sizes are written as in Tahoe's own reserved_space: 8MiB, 16MB, 8388608."""
+    value = _get(parser, key)
     if not value:
         return None
-    size_bytes = _size_or_none(value)
-    if size_bytes is None or not MIN_CAPACITY_BYTES <= size_bytes <= MAX_CAPACITY_BYTES:
-        raise errors.BadValue(
-            key="s3.capacity",
-            problem=f"is '{value}'",
-            instead="write a size from 1MB to 4EiB, such as 500GB, remove the line for no limit, or write readonly = "
-            "true to take no shares",
-        )
-    return size_bytes
-
-
-def _size_or_none(text: str) -> int | None:
-    """A size in bytes; None where Tahoe cannot read it."""
     try:
-        size_bytes: int | None = parse_abbreviated_size(text)
+        size_bytes: int | None = parse_abbreviated_size(value)
     except ValueError:
-        return None
+        size_bytes = None
+    if size_bytes is None or not least <= size_bytes <= most:
+        raise errors.BadValue(key=key, problem=f"is '{value}'", instead=instead)
     return size_bytes
 
 

@@ -268,8 +268,11 @@ class ShareWriter(BucketWriter):
     @property
     def progress(self) -> tuple[int, int]:
         """How many bytes of the data have been written, and how many of the object have arrived in the bucket."""
-        written = sum(chunk.stop - chunk.start for chunk in self._already_written.ranges())
-        return written, 0 if self._parts is None else self._parts.arrived_bytes
+        return self._written_bytes, 0 if self._parts is None else self._parts.arrived_bytes
+
+    @property
+    def _written_bytes(self) -> int:
+        return sum(chunk.stop - chunk.start for chunk in self._already_written.ranges())
 
     # writing
 
@@ -304,8 +307,7 @@ class ShareWriter(BucketWriter):
         if not self.closed:
             self._store.make_disk_room(len(data))
         finished = super().write(offset, data)
-        written = sum(chunk.stop - chunk.start for chunk in self._already_written.ranges())
-        self._store.space.spooled(self._promise, written)
+        self._store.space.spooled(self._promise, self._written_bytes)
         return bool(finished)
 
     def _hurry(self) -> None:
