@@ -4,52 +4,27 @@ of docs/moving.rst just as they stand there."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
-from ..support.grid import ClientNode, Grid, StorageNode, dump_share
+from ..support.grid import Grid, StorageNode, dump_share
 from ..support.nodes import S3Backend
 from ..support.page import Page, Shell
 from ..support.services import Service, files_below
+from .stored_files import StoredFiles
 
 PAGE = Page(Path(__file__).resolve().parents[2] / "docs" / "moving.rst")
 SHARES = (2, 1, 4)
 
 
-class Files:
+class Files(StoredFiles):
     """What was stored, and what must come back."""
-
-    def __init__(self, client: ClientNode) -> None:
-        self.client = client
-        self.immutable: dict[str, bytes] = {}
-        self.mutable: dict[str, bytes] = {}
-        self.children = {f"child {number}": os.urandom(500) for number in range(3)}
-        self.store(100)
-        self.store(1_500_000)
-        for kind in ("SDMF", "MDMF"):
-            body = os.urandom(2000)
-            self.mutable[client.put(body, kind=kind)] = body
-        self.folder = client.make_folder({name: client.put(body) for name, body in self.children.items()})
-
-    def store(self, size: int) -> None:
-        body = os.urandom(size)
-        self.immutable[self.client.put(body)] = body
-
-    def read_all(self) -> None:
-        for cap, body in {**self.immutable, **self.mutable}.items():
-            assert self.client.get(cap) == body
-        for name, body in self.children.items():
-            assert self.client.get(self.folder, name) == body
 
     def change_all(self) -> None:
         """Every mutable file changes, and leases are renewed on the others."""
-        for cap in self.mutable:
-            self.mutable[cap] = os.urandom(3000)
-            self.client.overwrite(cap, self.mutable[cap])
-        for cap in self.immutable:
-            assert self.client.check(cap, add_lease=True, verify=True)["results"]["healthy"]
+        super().change_all()
+        self.renew(self.immutable)
 
     def restart(self, node: StorageNode) -> None:
         node.start()
@@ -61,7 +36,7 @@ def test_from_disk_to_bucket_and_back(seaweedfs: Service, tmp_path: Path) -> Non
     with Grid(tmp_path / "grid") as grid:
         node = grid.add_storage("storage")
         client = grid.add_client("client", force_foolscap=False, shares=SHARES)
-        files = Files(client)
+        files = Files(client, 100, 1_500_000)
         node.stop()
         client.wait_connected(0)
         backend = S3Backend.of(seaweedfs)

@@ -7,7 +7,6 @@ The one thing done besides the commands is what the page says in words: tahoe.cf
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from ..support.grid import ClientNode, Grid, RequestFailed, StorageNode
 from ..support.nodes import S3Backend, free_endpoint, wait_until
 from ..support.page import Page, Running, Shell
 from ..support.services import SeaweedFS
+from .stored_files import StoredFiles
 
 PAGE = Page(Path(__file__).resolve().parents[2] / "docs" / "operation.rst")
 RUN = 'tahoe run "$NODE"'
@@ -26,38 +26,11 @@ SHARES = (2, 1, 4)
 START_LIMIT_S = 120
 
 
-class Files:
+class Files(StoredFiles):
     """What a client has stored, and what must come back."""
 
-    def __init__(self, client: ClientNode) -> None:
-        self.client = client
-        self.immutable: dict[str, bytes] = {}
-        self.mutable: dict[str, bytes] = {}
-        for kind in ("SDMF", "MDMF"):
-            body = os.urandom(2000)
-            self.mutable[client.put(body, kind=kind)] = body
-        self.children = {f"child {number}": os.urandom(500) for number in range(3)}
-        self.folder = client.make_folder({name: client.put(body) for name, body in self.children.items()})
-        self.store(60_000)
-
-    def store(self, size: int) -> None:
-        body = os.urandom(size)
-        self.immutable[self.client.put(body)] = body
-
-    def read_all(self) -> None:
-        for cap, body in {**self.immutable, **self.mutable}.items():
-            assert self.client.get(cap) == body
-        for name, body in self.children.items():
-            assert self.client.get(self.folder, name) == body
-
     def renew_all(self) -> None:
-        for cap in [*self.immutable, *self.mutable, self.folder]:
-            assert self.client.check(cap, add_lease=True, verify=True)["results"]["healthy"]
-
-    def change_all(self) -> None:
-        for cap in self.mutable:
-            self.mutable[cap] = os.urandom(2500)
-            self.client.overwrite(cap, self.mutable[cap])
+        self.renew([*self.immutable, *self.mutable, self.folder])
 
 
 class Operator:
@@ -166,7 +139,7 @@ def test_everything_comes_back(operator: Operator) -> None:
     grid, service, client = operator.grid, operator.service, operator.client
     old = operator.node
     assert old is not None
-    files = Files(client)
+    files = Files(client, 60_000)
 
     # A backup of before, and then everything goes on: files, leases, a restart that counts the announcements on.
     operator.follow("What to back up")
@@ -230,7 +203,7 @@ def test_another_node_takes_the_bucket_over(operator: Operator) -> None:
     grid, service, client = operator.grid, operator.service, operator.client
     old = operator.node
     assert old is not None
-    files = Files(client)
+    files = Files(client, 60_000)
     operator.lose_power()
     owner = (old.folder / "my_nodeid").read_text().strip()
     shutil.rmtree(old.folder)

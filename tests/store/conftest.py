@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from twisted.logger import globalLogPublisher
+
+from .nodes import Bucket
 
 
 @pytest.fixture(scope="module")
@@ -40,3 +43,11 @@ def no_lost_failures(lost_failures: list[str]) -> Iterator[None]:
     seen = lost_failures[:]
     lost_failures.clear()
     assert not seen, "\n".join(seen)
+
+
+@pytest.fixture
+def bucket(tmp_path: Path) -> Iterator[Bucket]:
+    """A bucket in memory for the nodes of a test, which end with it."""
+    made = Bucket(tmp_path)
+    yield made
+    made.close()

@@ -36,13 +36,6 @@ EVERYTHING = ("GetObject", "HeadObject", "ListObjectsV2", "PutObject", "DeleteOb
 
 
 @pytest.fixture
-def bucket(tmp_path: Path) -> Iterator[Bucket]:
-    made = Bucket(tmp_path)
-    yield made
-    made.close()
-
-
-@pytest.fixture
 def node(bucket: Bucket) -> Node:
     """A node with an immutable share, a lease added to it, and a mutable share."""
     made = bucket.start()

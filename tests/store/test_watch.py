@@ -7,7 +7,6 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,13 +23,6 @@ from .nodes import DAY_S, OTHER_NODEID, Bucket, Node, heard
 
 DATA = pattern(3000)
 OTHER_SI = b"m" * 16
-
-
-@pytest.fixture
-def bucket(tmp_path: Path) -> Iterator[Bucket]:
-    made = Bucket(tmp_path)
-    yield made
-    made.close()
 
 
 @pytest.fixture
