@@ -12,6 +12,7 @@ the file cannot be used.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,7 +23,7 @@ from typing import Any, Optional, cast
 from twisted.logger import Logger
 
 from tahoe_s3.s3errors import Unavailable
-from tahoe_s3.store.keys import ShareId
+from tahoe_s3.store.keys import LeaseId, ShareId
 from tahoe_s3.store.leases import Lease, merge, pack, unpack
 from tahoe_s3.store.points import reach
 
@@ -45,6 +46,8 @@ _SUM = ".sum"
 # And in those that SQLite has there only while it is open.
 _BESIDE = ("-wal", "-shm", "-journal")
 _FIRST_BYTES = 1 << 16
+MAX_DOUBTED = 10_000
+_DOUBTED = "doubted lease objects"
 
 # `listed`: a listing told of the share first, so there may be a lease object that the listing missed, until somebody
 # asked. latest_s and expirations say of a share's leases, its container's and the lease object's together, what SQL
@@ -141,6 +144,7 @@ class Index:
     def __init__(self, path: Path, *, identity: str) -> None:
         """Open or make it. Emptied unless it was closed cleanly and belongs to `identity`."""
         self.path = path
+        self.identity = identity
         is_whole = self._is_whole()
         self._open()
         kept = is_whole and self._is_as_left(identity)
@@ -165,6 +169,8 @@ class Index:
         self.slot_count: int = slots
         #: The bytes of all lease objects together.
         self.lease_bytes: int = self._db.execute("SELECT COALESCE(SUM(size), 0) FROM overlays").fetchone()[0]
+        #: Storage indexes whose lease object is not known to be in the bucket as its row says; at most MAX_DOUBTED.
+        self.doubted_overlays: set[bytes] = {bytes.fromhex(si) for si in json.loads(self.recall(_DOUBTED) or "[]")}
         # What was deleted since the listing under way began: pages that were asked for before may still show it.
         self._deleted: set[ShareId | bytes] | None = None
 
@@ -233,6 +239,7 @@ class Index:
 
     def close(self) -> None:
         """Mark it clean, on disk, and close it. Idempotent is not needed: the Store calls it once."""
+        self.remember(_DOUBTED, json.dumps(sorted(si.hex() for si in self.doubted_overlays)))
         # The mark must not reach the disk before the rows: a checkpoint with synchronous=FULL flushes the file, those
         # pages included that earlier checkpoints wrote without, but only if there is something to checkpoint.
         self._mark("0")
@@ -363,12 +370,17 @@ class Index:
             _PUT_OVERLAY, (storage_index, row.etag, row.modified_s, packed, self._seen, latest_s, row.size)
         )
         self._overlay_changed(storage_index, row)
+        if row.etag:
+            self.doubted_overlays.discard(storage_index)
+        elif len(self.doubted_overlays) < MAX_DOUBTED:
+            self.doubted_overlays.add(storage_index)
 
     def drop_overlay(self, storage_index: bytes) -> None:
         if self._deleted is not None:
             self._deleted.add(storage_index)
         self.lease_bytes -= self._overlay_size(storage_index)
         self._db.execute("DELETE FROM overlays WHERE si=?", (storage_index,))
+        self.doubted_overlays.discard(storage_index)
         self._overlay_changed(storage_index, None)
 
     def doubt_overlay(self, storage_index: bytes, *, was_deleted: bool = False) -> None:
@@ -415,6 +427,14 @@ class Index:
         self._seen += 1
         self._set_meta("seen", str(self._seen))
         self._deleted = set()
+
+    def has_seen(self, name: ShareId | LeaseId) -> bool:
+        """Whether its row was written or confirmed since the last listing began."""
+        if isinstance(name, ShareId):
+            found = self._db.execute("SELECT seen FROM shares WHERE si=? AND shnum=?", name).fetchone()
+        else:
+            found = self._db.execute("SELECT seen FROM overlays WHERE si=?", name).fetchone()
+        return found is not None and bool(found[0] == self._seen)
 
     def end_listing(self) -> None:
         """No more pages of it will come."""
@@ -487,6 +507,7 @@ class Index:
              [row[:1] for row in fresh]),
         )  # fmt: skip
         self.lease_bytes += lease_bytes
+        self.doubted_overlays.difference_update(storage_index for storage_index, *_ in fresh)
 
     def _look_up(self, select: str, storage_indexes: list[bytes]) -> Iterator[tuple[Any, ...]]:
         """The rows of these. Keys are sorted by their text, in which digits come before letters: what a page shows is

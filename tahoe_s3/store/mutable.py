@@ -296,12 +296,11 @@ class MutableSlots:
         self, storage_index: bytes, touched: frozenset[int], execute: Callable[[str], R]
     ) -> Generator[Deferred[Any], Any, R]:
         """Where the disk is full the copies in the cache are given up for it; nothing has been put by then."""
-        cache = self._store.cache
         worked_out: tuple[R, list[_Changed], set[int], Path]
         try:
             worked_out = yield self._work_out(storage_index, touched, execute)
         except OSError as error:
-            if not is_full(error) or not cache.shed(cache.size_bytes):
+            if not is_full(error) or not self._store.shed_copies():
                 raise
             worked_out = yield self._work_out(storage_index, touched, execute)
         result, changed, gone, folder = worked_out
@@ -498,12 +497,17 @@ class MutableSlots:
 
     @inlineCallbacks
     def _put(self, storage_index: bytes, one: _Changed) -> Generator[Deferred[Any], Any, None]:
-        key = share_key(storage_index, one.shnum)
+        store, key = self._store, share_key(storage_index, one.shnum)
+        must_keep = store.late.must_keep(key)
         reach("slot.before-put")
         try:
-            one.info = yield maybeDeferred(
-                put_file, self._store.client, key, one.path, part_size_bytes=self._store.part_size_bytes
+            info: ObjectInfo = yield maybeDeferred(
+                put_file, store.client, key, one.path, part_size_bytes=store.part_size_bytes
             )
+            if must_keep:
+                size = one.container.size
+                yield store.late.keep(key, etag=info.etag, size=size, path=one.path, sha256=one.sha256)
+            one.info = info
         except Exception as error:
             # Raised when all have ended: what was put must be noted whatever became of the others.
             one.error = error
@@ -536,9 +540,10 @@ class MutableSlots:
         reach("slot.before-delete")
         try:
             yield self._store.client.delete(share_key(*share))
+            reach("slot.after-delete")
+            yield self._store.late.forget(share_key(*share))
         except Exception as error:
             return _Deleted(share, error)
-        reach("slot.after-delete")
         return _Deleted(share, None)
 
     def _adopt_deleted(self, end: _Deleted) -> None:

@@ -151,6 +151,7 @@ class Opening:
         self._place = place
         self._store = store
         self._client: S3Client = store.client
+        self._has_found_mark = False
         self._mark = ownership.OwnerMark(place.nodeid, secrets.token_hex(16), int(time.time()), ownership.this_host())
 
     @inlineCallbacks
@@ -170,6 +171,8 @@ class Opening:
                 raise
             yield self._confirm()
             reach("open.confirmed")
+            was_there = not was_nobodys or self._store.index.share_count > 0
+            yield self._store.late.begin(is_unclean=was_there and not self._store.index.was_kept)
             yield self._remove_uploads()
         except S3Error as error:
             sentence = explain(error, self._place.config)
@@ -214,9 +217,16 @@ class Opening:
         # Since when it is ours: of a node that waited for its bucket, not since its start.
         self._mark = replace(self._mark, since_s=int(time.time()))
         was_nobodys: bool = yield ownership.claim(
-            self._client, self._mark, bucket=config.bucket, prefix=config.prefix
+            self._client, self._mark, bucket=config.bucket, prefix=config.prefix, on_found=self._found_mark
         )
         return was_nobodys
+
+    def _found_mark(self, found: ownership.OwnerMark | None) -> Deferred[None]:
+        """A start that failed behind this point finds its own mark when it is made again: the first counts."""
+        if not self._has_found_mark:
+            self._has_found_mark = True
+            self._store.late.judge(None if found is None else found.instance)
+        return self._store.late.about_to_claim(self._mark.instance)
 
     @inlineCallbacks
     def _confirm(self) -> Generator[Deferred[Any], Any, None]:

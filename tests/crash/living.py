@@ -225,7 +225,7 @@ class Node:
 
     async def travel(self, seconds: float) -> None:
         """All clocks go ahead."""
-        self.service.offset_s += seconds
+        self.service.pass_time(seconds)
         await self.ask(travel=seconds)
 
     async def await_death(self) -> str:
@@ -266,7 +266,6 @@ class Node:
 
     async def _forget(self) -> None:
         self.ended = self._control = None
-        self.service.node_ended()
         peers, self.peers = self.peers, {}
         for peer in peers.values():
             await close(peer)

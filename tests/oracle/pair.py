@@ -394,6 +394,7 @@ class Pair:
             writer.disconnected()
         if how == "killed" and self.bucket.can_kill:
             self.ours.store.index.abandon()
+            self.ours.store.late.abandon()
             self.clock.calls.clear()
         else:
             self.bucket.settle(self.ours.stopService())

@@ -117,6 +117,7 @@ class Storm:
                     self.apply(call)
         self.dead.append((self.server, self.bucket, self.bucket.late))
         self.server.store.index.abandon()
+        self.server.store.late.abandon()
 
     @staticmethod
     def apply(call: Any) -> None:

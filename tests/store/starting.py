@@ -60,6 +60,7 @@ class Node:
     def crash(self, store: Store) -> None:
         """The process ends where it stands."""
         store.index.abandon()
+        store.late.abandon()
         self.client = reborn(self.client)
         self.clock = Turns()
 

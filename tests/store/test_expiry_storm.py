@@ -145,6 +145,7 @@ class World:
         self.client.closed = True
         self.deleting = Counter()
         self.server.store.index.abandon()
+        self.server.store.late.abandon()
         self.crashes += 1
 
     def restart(self) -> None:
