@@ -20,6 +20,7 @@ import os
 import secrets
 import shutil
 import sqlite3
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,10 +40,12 @@ COPIES: Final = "late"
 _SCHEMA_VERSION: Final = "1"
 _BESIDE: Final = ("-wal", "-shm", "-journal")
 _SCHEMA: Final = """
+BEGIN;
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE keys (
     key TEXT PRIMARY KEY, doubted_s REAL NOT NULL, may_be_deleted INTEGER NOT NULL, etag TEXT, size INTEGER,
     leases BLOB, file TEXT, sha256 TEXT) WITHOUT ROWID;
+COMMIT;
 """
 
 
@@ -89,7 +92,7 @@ class Journal:
         #: The instances of this node (store/ownership.py) whose mark may be the newest in the bucket.
         self.instances: list[str] = []
         if self._path.exists():
-            self._read()
+            self._db = self._open(self._read)
         self._waiting: dict[str, Entry | None] = {}
         self._waiters: Shared[None] | None = None
         self._work: Shared[None] | None = None
@@ -97,29 +100,30 @@ class Journal:
 
     # opening
 
-    def _read(self) -> None:
-        db = self._db = self._open()
-        self.entries = dict(map(_entry_of, db.execute("SELECT * FROM keys")))
+    def _read(self, db: sqlite3.Connection) -> None:
+        entries = dict(map(_entry_of, db.execute("SELECT * FROM keys")))
         meta = dict(db.execute("SELECT name, value FROM meta"))
-        self.unclean_s = json.loads(meta.get("unclean_s", "null"))
-        self.instances = json.loads(meta.get("instances", "[]"))
+        unclean_s, instances = json.loads(meta.get("unclean_s", "null")), json.loads(meta.get("instances", "[]"))
+        self.unclean_s = None if unclean_s is None else float(unclean_s)
+        self.instances = [str(instance) for instance in instances]
+        self.entries = entries
 
-    def _open(self) -> sqlite3.Connection:
+    def _open(self, look: Callable[[sqlite3.Connection], None] = lambda _: None) -> sqlite3.Connection:
+        """`look` at it before it is believed to be whole."""
         try:
             try:
-                return self._connect()
-            except sqlite3.OperationalError:
-                # Locked, full and the like: it is not damaged.
-                raise
-            except sqlite3.DatabaseError as error:
+                return self._connect(look)
+            except (sqlite3.DatabaseError, ValueError, TypeError, struct.error) as error:
+                if not _is_damage(error):
+                    raise
                 self.log.warn("{path} is damaged, and made anew: {error}", path=str(self._path), error=str(error))
             self._delete()
             self.was_damaged = True
-            return self._connect()
+            return self._connect(look)
         except sqlite3.Error as error:
             raise OSError(f"{self._path}: {error}") from None
 
-    def _connect(self) -> sqlite3.Connection:
+    def _connect(self, look: Callable[[sqlite3.Connection], None]) -> sqlite3.Connection:
         # Used by one thread at a time, but not always the same. Nobody else opens it: who runs on this folder has the
         # index locked.
         db = sqlite3.connect(str(self._path), isolation_level=None, check_same_thread=False)
@@ -134,6 +138,7 @@ class Journal:
                 db.execute("DELETE FROM keys")
                 db.execute("DELETE FROM meta")
                 db.executemany("INSERT INTO meta VALUES (?, ?)", mine.items())
+            look(db)
             if is_new:
                 _flush(self._path.parent)
         except BaseException:
@@ -163,7 +168,11 @@ class Journal:
             os.link(path, self.copy_path(name))
         except OSError:
             # A file system without links.
-            shutil.copyfile(path, self.copy_path(name))
+            try:
+                shutil.copyfile(path, self.copy_path(name))
+            except OSError:
+                self.drop_file(name)
+                raise
         return name
 
     def drop_file(self, name: str | None) -> None:
@@ -237,6 +246,12 @@ class Journal:
                     [_row_of(key, entry) for key, entry in changes.items() if entry is not None],
                 )
         except sqlite3.Error as error:
+            if _is_damage(error):
+                # The next batch finds a new one, and the owner puts all of it there again.
+                self._db = None
+                db.close()
+                self._delete()
+                self.was_damaged = True
             raise OSError(f"{self._path}: {error}") from None
 
     @property
@@ -270,6 +285,11 @@ def _entry_of(row: tuple[Any, ...]) -> tuple[str, Entry]:
     if etag is not None:
         kept = Kept(etag, size, None if leases is None else tuple(unpack(leases)), file, sha256)
     return key, Entry(doubted_s, bool(may_be_deleted), kept)
+
+
+def _is_damage(error: Exception) -> bool:
+    """Locked, full and the like are operational errors, and pass; so is a table that is missing."""
+    return not isinstance(error, sqlite3.OperationalError) or "no such" in str(error)
 
 
 def _row_of(key: str, entry: Entry) -> tuple[Any, ...]:

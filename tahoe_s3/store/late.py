@@ -22,7 +22,7 @@ first; three HEADs a key, in the background.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Generator
+from collections.abc import Collection, Generator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,6 +55,8 @@ MAX_INSTANCES = 100
 #: Keys that a start looks at, at once, and in all before the node serves; others are looked at when they are needed.
 LOOKS_AT_ONCE = 8
 MAX_LOOKS = 2000
+#: Seconds that a start waits for them. Whoever needs one of them later waits for it himself.
+SETTLE_S = 30.0
 
 
 class LateWrites:
@@ -74,6 +76,10 @@ class LateWrites:
         self._deleting: dict[str, float] = {}
         #: Key -> the number of its latest round of checks.
         self._rounds: dict[str, int] = {}
+        #: Keys of which a new version is being written down.
+        self._keeping: set[str] = set()
+        #: Key -> what its row says, which counts no more; these rows go before this run writes to the bucket.
+        self._over: dict[str, Kept | None] = {}
         self._serial = 0
         self._is_sweeping = False
         self._recall()
@@ -89,8 +95,12 @@ class LateWrites:
                     self._kept[key] = entry.kept
                 if entry.may_be_deleted:
                     self._deleting[key] = self._doubts[key]
-        if self._journal.unclean_s is not None and not self._is_young(self._journal.unclean_s):
-            self._journal.unclean_s = None
+            else:
+                self._over[key] = entry.kept
+        self._journal.entries = {}
+        unclean_s = self._journal.unclean_s
+        if unclean_s is not None:
+            self._journal.unclean_s = min(unclean_s, now_s) if self._is_young(unclean_s) else None
 
     # what is in doubt
 
@@ -173,9 +183,27 @@ class LateWrites:
     @inlineCallbacks
     def keep_again(self, key: str, kept: Kept) -> Generator[Deferred[Any], Any, None]:
         """The same, with a copy that is here already: the same version may have another ETag now."""
-        yield self._journal.write({key: self._entry(key, kept)})
+        self._keeping.add(key)
+        try:
+            yield self._write({key: self._entry(key, kept)})
+        finally:
+            self._keeping.discard(key)
         reach("late.kept")
         self._replace(key, kept)
+
+    def _write(self, changes: Mapping[str, Entry | None]) -> Deferred[None]:
+        """To the journal: with all that is known, where it was damaged and is made anew."""
+        journal = self._journal
+        if not journal.was_damaged:
+            return journal.write(changes)
+        journal.was_damaged = False
+        known = {key: self._entry_of(key) for key in {**self._kept, **self._deleting}}
+
+        def not_yet(failure: Failure) -> Failure:
+            journal.was_damaged = True
+            return failure
+
+        return journal.write({**known, **changes}).addErrback(not_yet)
 
     def _entry(self, key: str, kept: Kept | None) -> Entry:
         # Of a key that is in doubt since a crash it counts from now: the crash's own time passes by itself.
@@ -227,10 +255,11 @@ class LateWrites:
     def forget(self, *keys: str) -> Generator[Deferred[Any], Any, None]:
         """These were deleted, or nobody has a copy of what they should be: the bucket is believed. Fires when that may
         be acknowledged."""
-        known = {key: self._kept[key] for key in keys if key in self._kept}
+        # Not those of which a newer version is being written down: its row would go.
+        known = {key: self._kept[key] for key in keys if key in self._kept and key not in self._keeping}
         if not known:
             return
-        yield self._journal.write({key: self._entry(key, None) if key in self._deleting else None for key in known})
+        yield self._write({key: self._entry(key, None) if key in self._deleting else None for key in known})
         reach("late.forgotten")
         for key, kept in known.items():
             if self._kept.get(key) is kept:
@@ -243,7 +272,7 @@ class LateWrites:
         is known for the time after a crash, too; fails with Unavailable."""
         now_s = self._now_s()
         self._deleting.update(dict.fromkeys(keys, now_s))
-        written = self._journal.write({key: Entry(now_s, True, self._kept.get(key)) for key in keys})
+        written = self._write({key: Entry(now_s, True, self._kept.get(key)) for key in keys})
 
         def cannot(failure: Failure) -> Failure:
             failure.trap(OSError)
@@ -255,7 +284,9 @@ class LateWrites:
     def deletion_ended(self, keys: Collection[str], gone: Collection[str]) -> None:
         """It has an outcome, and these are `gone`; of which nobody knows, is in doubt."""
         self._end_deleting([key for key in keys if key not in self._doubts])
-        self._store.in_background(self._journal.write({key: self._entry_of(key) for key in keys}))
+        too_many = list(self._deleting)[: max(0, len(self._deleting) - MAX_KEYS)]
+        self._end_deleting(too_many)
+        self._store.in_background(self._write({key: self._entry_of(key) for key in [*too_many, *keys]}))
         self._give_up([key for key in gone if key in self._kept])
         if self._deleting:
             self._sweep_later()
@@ -277,7 +308,8 @@ class LateWrites:
         old = [key for key in {**self._kept, **self._deleting} if not self.is_in_doubt(key)]
         if old:
             self._end_deleting(old)
-            self._store.in_background(self._journal.write({key: None for key in old if key not in self._kept}))
+            only_deleted = [key for key in old if key not in self._kept and key not in self._keeping]
+            self._store.in_background(self._write(dict.fromkeys(only_deleted)))
             self._give_up([key for key in old if key in self._kept])
         if self._kept or self._deleting:
             self._sweep_later()
@@ -298,9 +330,12 @@ class LateWrites:
     def _check(self, key: str, serial: int, number: int) -> None:
         if self._rounds.get(key) != serial or self._store.is_stopping:
             return
-        checked = self._look(key)
-        checked.addCallback(lambda _: self._checked(key, serial, number))
-        self._store.in_background(checked)
+
+        def ended(result: Any) -> Any:
+            self._checked(key, serial, number)
+            return result
+
+        self._store.in_background(self._look(key).addBoth(ended))
 
     def _look(self, key: str) -> Deferred[None]:
         """Under its lock, with the bucket in order. Errors of the service are logged."""
@@ -315,7 +350,7 @@ class LateWrites:
         return looked.addErrback(self._cannot_tell, key)
 
     def _cannot_tell(self, failure: Failure, key: str) -> None:
-        failure.trap(S3Error, OSError)
+        failure.trap(S3Error, OSError, ValueError)
         self.log.warn("cannot tell whether {key} is as it was written: {error}", key=key, error=str(failure.value))
 
     def _checked(self, key: str, serial: int, number: int) -> None:
@@ -340,16 +375,21 @@ class LateWrites:
                 "{count} objects of which an older write may be applied yet are left as they are: since they were "
                 "written, another node has had the bucket", count=len(self._kept),
             )  # fmt: skip
-            for key in list(self._kept):
-                self._replace(key, None)
-                self._journal.write({key: None})
+            self._over.update(self._kept)
+            self._kept.clear()
 
-    def about_to_claim(self, instance: str) -> Deferred[None]:
-        """This run's mark is about to be written. Fires when a start that finds it will know that it was ours."""
-        journal = self._journal
+    @inlineCallbacks
+    def about_to_claim(self, instance: str) -> Generator[Deferred[Any], Any, None]:
+        """This run's mark is about to be written. Fires when a start that finds it will know that it was ours, and
+        will not believe what counts no more."""
+        journal, over = self._journal, dict(self._over)
         if instance not in journal.instances:
             journal.instances = [*journal.instances[-MAX_INSTANCES:], instance]
-        return journal.write({}) if journal.is_made else succeed(None)
+        if journal.is_made:
+            yield journal.write(dict.fromkeys(over))
+        for kept in over.values():
+            journal.drop_file(None if kept is None else kept.file)
+        self._over.clear()
 
     @inlineCallbacks
     def begin(self, *, is_unclean: bool) -> Generator[Deferred[Any], Any, None]:
@@ -367,15 +407,30 @@ class LateWrites:
             self._begin_round(key)
         if self._kept or self._deleting:
             self._sweep_later()
-        self._mark_undone()
-        store = self._store
-        gate = DeferredSemaphore(LOOKS_AT_ONCE)
-        unsure = [gate.run(self._settle, si) for si in store.slots.unsure[:MAX_LOOKS]]
-        in_doubt = [gate.run(self._settle_leases, si) for si in list(store.index.doubted_overlays)]
-        yield all_of([*unsure, *in_doubt])
+        self.mark_undone()
+        yield self._settle_all()
         reach("open.settled")
 
-    def _mark_undone(self) -> None:
+    def _settle_all(self) -> Deferred[None]:
+        """What is unsure, for SETTLE_S at most; then the rest goes on while the node serves."""
+        store, gate = self._store, DeferredSemaphore(LOOKS_AT_ONCE)
+        unsure = [(self._settle, si) for si in store.slots.unsure]
+        in_doubt = [(self._settle_leases, si) for si in store.index.doubted_overlays]
+        waiter: Deferred[None] = Deferred(lambda _: None)
+        timer = store.reactor.callLater(SETTLE_S, waiter.callback, None)
+
+        def ended(result: Any) -> Any:
+            if waiter.called:
+                return result
+            timer.cancel()
+            waiter.callback(result if isinstance(result, Failure) else None)
+            return None
+
+        settled = all_of([gate.run(settle, si) for settle, si in [*unsure, *in_doubt][:MAX_LOOKS]])
+        store.in_background(settled.addBoth(ended))
+        return waiter
+
+    def mark_undone(self) -> None:
         """What must be in the bucket and may not be there is unsure, until the bucket was asked."""
         index, slots = self._store.index, self._store.slots
         for key, kept in self._kept.items():
@@ -419,7 +474,11 @@ class LateWrites:
         if journal.unclean_s is not None and not self._is_young(journal.unclean_s):
             journal.unclean_s = None
         if journal.is_made or any(row is not None for row in rows.values()):
-            yield journal.write(rows)
+            try:
+                yield journal.write(rows)
+            except OSError:
+                journal.abandon()
+                raise
         for key, row in rows.items():
             if row is None and key in self._kept:
                 journal.drop_file(self._kept[key].file)

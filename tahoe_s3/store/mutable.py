@@ -478,7 +478,7 @@ class MutableSlots:
             reach("slot.before-leases")
             try:
                 yield self._store.overlay.delete(storage_index)
-            except S3Error as error:
+            except (S3Error, OSError) as error:
                 # The shares are gone, which is what was asked for.
                 self.log.warn(
                     "the lease object of {si} is left over: {error}", si=si_text(storage_index), error=str(error)

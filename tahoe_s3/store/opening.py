@@ -151,7 +151,6 @@ class Opening:
         self._place = place
         self._store = store
         self._client: S3Client = store.client
-        self._has_found_mark = False
         self._mark = ownership.OwnerMark(place.nodeid, secrets.token_hex(16), int(time.time()), ownership.this_host())
 
     @inlineCallbacks
@@ -179,6 +178,9 @@ class Opening:
             if sentence is not None:
                 raise sentence from None
             raise
+        except OSError as error:
+            # What is kept of keys in doubt can be neither read nor written.
+            raise errors.UnusableFolder(storage_dir=str(self._place.local_dir), detail=str(error)) from None
         rebuild = self._store.rebuild
         if rebuild.refused is not None:
             # Found in a page that came meanwhile.
@@ -222,10 +224,8 @@ class Opening:
         return was_nobodys
 
     def _found_mark(self, found: ownership.OwnerMark | None) -> Deferred[None]:
-        """A start that failed behind this point finds its own mark when it is made again: the first counts."""
-        if not self._has_found_mark:
-            self._has_found_mark = True
-            self._store.late.judge(None if found is None else found.instance)
+        """A start that failed behind this point, and is made again, finds its own mark, or who came meanwhile."""
+        self._store.late.judge(None if found is None else found.instance)
         return self._store.late.about_to_claim(self._mark.instance)
 
     @inlineCallbacks
@@ -330,6 +330,7 @@ class Opening:
         self._store.index.start_over(identity=self._place.identity)
         self._store.rebuild.forget()
         yield self._begin_listing(was_nobodys=False)
+        self._store.late.mark_undone()
         doubt: str | None = yield self._store.check_still_ours(priority=1)
         self._store.mended()
         _log.warn(

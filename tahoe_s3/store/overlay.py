@@ -127,22 +127,29 @@ class Overlays:
             return list(row.leases)
         key = lease_key(storage_index)
         reach("lease.before-get")
+        kept = self._late.kept_leases(storage_index)
         try:
             got = yield self._client.get(key)
         except NotFound:
+            if kept:
+                # Undone. They count all the same, and go out with the next write, or when it is looked after.
+                self._index.put_overlay(storage_index, OverlayRow("", 0, kept))
+                return list(kept)
             if row is None:
                 self._index.has_no_overlay(storage_index)
-                return list(self._late.kept_leases(storage_index))
+                return []
             if row.etag and (yield self._is_listed(key)):
                 raise Unavailable(f"{key} is listed, but reading it said that it is not there") from None
             if row.etag:
                 self.log.critical("the lease object {key} has vanished from the bucket, and its leases", key=key)
             self._index.drop_overlay(storage_index)
-            return list(self._late.kept_leases(storage_index))
+            return []
         leases = _parse(key, got.data)
         reach("lease.after-get")
-        self._index.put_overlay(storage_index, OverlayRow(got.etag, got.modified_s, tuple(leases), len(got.data)))
-        return merge(leases, self._late.kept_leases(storage_index))
+        merged = merge(leases, kept)
+        etag = got.etag if merged == leases else ""
+        self._index.put_overlay(storage_index, OverlayRow(etag, got.modified_s, tuple(merged), len(got.data)))
+        return merged
 
     @inlineCallbacks
     def settle(self, storage_index: bytes) -> Generator[Deferred[Any], Any, None]:
@@ -179,12 +186,12 @@ class Overlays:
         reach("lease.before-delete")
         try:
             yield self._client.delete(lease_key(storage_index))
-        except S3Error as error:
-            if error.outcome != "not_applied":
+            reach("lease.after-delete")
+            yield self._late.forget(lease_key(storage_index))
+        except (S3Error, OSError) as error:
+            if not isinstance(error, S3Error) or error.outcome != "not_applied":
                 self._index.doubt_overlay(storage_index, was_deleted=True)
             raise
-        reach("lease.after-delete")
-        yield self._late.forget(lease_key(storage_index))
         self._index.drop_overlay(storage_index)
 
 

@@ -358,7 +358,7 @@ class Store:
         self.in_background(checked)
 
     def _cannot_tell(self, failure: Failure, share: ShareId, number: int) -> int:
-        failure.trap(S3Error)
+        failure.trap(S3Error, OSError)
         self.log.warn("cannot tell whether {key} is there: {error}", key=share_key(*share), error=str(failure.value))
         return number
 
@@ -398,8 +398,9 @@ class Store:
             self.share_changed(*share)
             return None
         if (info.size, info.etag) != (row.size, row.etag):
-            fresh = ShareRow(share.shnum, info.size, info.etag, True, info.modified_s)
-            self.index.put_share(share.storage_index, fresh)
+            found = ShareRow(share.shnum, info.size, info.etag, True, info.modified_s)
+            fresh: ShareRow | None = yield self.slots.put_right(share, found)
+            self.index.put_share(share.storage_index, fresh or found)
             self.share_changed(*share)
         return None
 

@@ -11,6 +11,7 @@ storage index. Errors: S3Error, and OSError where the journal cannot be written.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.logger import Logger
 
-from tahoe_s3.client import NotFound, ObjectInfo
+from tahoe_s3.client import NotFound, ObjectInfo, Unavailable
 from tahoe_s3.store.index import IMMUTABLE, MUTABLE, OverlayRow, ShareRow
 from tahoe_s3.store.journal import Kept
 from tahoe_s3.store.keys import LeaseId, ShareId, lease_key, share_key
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from tahoe_s3.store.store import Store
 
 BACKGROUND: Final = 2
+#: Failures that say nothing of a file.
+_PASSING: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 class Undone:
@@ -56,6 +59,15 @@ class Undone:
             return None
         return info
 
+    @inlineCallbacks
+    def _require_ours(self) -> Generator[Deferred[Any], Any, None]:
+        """Before something is put back of our own accord: what seems to be an older write of ours may be the newest of
+        a node that has taken the bucket over. Unavailable where it is."""
+        if self._store.watch.has_begun:
+            doubt: str | None = yield self._store.check_still_ours(priority=0)
+            if doubt is not None:
+                raise Unavailable(doubt, kind="local")
+
     # shares
 
     @inlineCallbacks
@@ -76,7 +88,11 @@ class Undone:
             return None
         if kept.leases is not None and found is not None and found.size == kept.size:
             self.log.warn("{key} was stored once more by a write that had no answer", key=key)
-            self._store.in_background(self._add_leases(share, kept, found.etag))
+            etag, slots = found.etag, self._store.slots
+            # When this operation has given the lock back.
+            self._store.in_background(
+                slots.run(share.storage_index, lambda: self._add_leases(share, kept, etag))
+            )
             return replace(found, kind=IMMUTABLE)
         self.log.critical(
             "{key} was replaced by an older version, or deleted, since the S3 service has applied a write that had no "
@@ -93,6 +109,7 @@ class Undone:
         row = store.index.share(*share)
         if path is None:
             return None
+        yield self._require_ours()
         reach("late.before-put")
         info: ObjectInfo = yield put_file(store.client, key, path, part_size_bytes=store.part_size_bytes)
         reach("late.after-put")
@@ -109,17 +126,20 @@ class Undone:
 
     @inlineCallbacks
     def _copy(self, share: ShareId, kept: Kept) -> Generator[Deferred[Any], Any, Path | None]:
-        """A file with the very bytes of this version."""
-        path, sha256 = self._late.copy_of(kept), kept.sha256
-        if path is None:
-            cached = self._store.cache.find(share, kept.etag)
-            path, sha256 = (None, None) if cached is None else (cached.path, cached.sha256)
-        try:
-            is_right = path is not None and (yield self._late.digest_of(path)) == sha256
-            return path if is_right else None
-        except OSError as error:
-            self.log.warn("a copy of {key} cannot be read: {error}", key=share_key(*share), error=str(error))
-            return None
+        """A file with the very bytes of this version: its own copy, or the cache's, which may be another file."""
+        cached = self._store.cache.find(share, kept.etag)
+        copies = [(self._late.copy_of(kept), kept.sha256)]
+        if cached is not None:
+            copies.append((cached.path, cached.sha256))
+        for path, sha256 in copies:
+            try:
+                if path is not None and (yield self._late.digest_of(path)) == sha256:
+                    return path
+            except OSError as error:
+                if error.errno in _PASSING:
+                    raise
+                self.log.warn("a copy of {key} cannot be read: {error}", key=share_key(*share), error=str(error))
+        return None
 
     @inlineCallbacks
     def _look_at_share(self, share: ShareId) -> Generator[Deferred[Any], Any, None]:
@@ -140,11 +160,10 @@ class Undone:
 
     @inlineCallbacks
     def _add_leases(self, share: ShareId, kept: Kept, etag: str) -> Generator[Deferred[Any], Any, None]:
-        """The leases to the lease object; then this version of the share is right as well. Not under the lock."""
+        """The leases to the lease object; then this version of the share is right as well. Under the lock."""
         key = share_key(*share)
-        for lease in kept.leases or ():
-            yield self._store.overlay.add(share.storage_index, lease)
         if self._late.kept(key) is kept:
+            yield self._store.overlay.write(share.storage_index, list(kept.leases or ()))
             yield self._late.keep_again(key, replace(kept, etag=etag))
 
     # lease objects
@@ -161,6 +180,7 @@ class Undone:
             if self._late.kept_leases(storage_index):
                 yield store.overlay.settle(storage_index)
         elif row.leases and (info is None or info.etag != row.etag):
+            yield self._require_ours()
             if row.etag:
                 self.log.warn("{key} was undone by a write that had no answer; it is written again", key=key)
             # Without an ETag its last write has had no answer: now it is known.
