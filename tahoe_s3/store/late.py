@@ -365,6 +365,10 @@ class LateWrites:
         """See Undone.put_right."""
         return self._undone.put_right(share, found)
 
+    def put_back(self, share: ShareId) -> Deferred[Any]:
+        """See Undone.put_back."""
+        return self._undone.put_back(share)
+
     # the start and the stop
 
     def judge(self, instance: str | None) -> None:
@@ -454,10 +458,15 @@ class LateWrites:
             index.doubt_overlay(storage_index, was_deleted=True)
 
     def _settle(self, storage_index: bytes) -> Deferred[None]:
+        if self._store.is_stopping:
+            # The next start asks.
+            return succeed(None)
         settled = self._store.slots.run(storage_index, lambda: succeed(None))
         return settled.addErrback(self._cannot_settle, storage_index)
 
     def _settle_leases(self, storage_index: bytes) -> Deferred[None]:
+        if self._store.is_stopping:
+            return succeed(None)
         settled = self._store.slots.run(storage_index, lambda: self._store.overlay.settle(storage_index))
         return settled.addErrback(self._cannot_settle, storage_index)
 

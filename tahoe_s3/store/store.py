@@ -385,7 +385,7 @@ class Store:
             if doubt is not None:
                 self.log.warn("{key} is not there, but it is kept: {doubt}", key=key, doubt=doubt)
                 return number
-            again: ShareRow | None = yield self.slots.put_right(share, None)
+            again: ShareRow | None = yield self.late.put_back(share)
             if again is not None:
                 self.index.put_share(share.storage_index, again)
                 self.share_changed(*share)

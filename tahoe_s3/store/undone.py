@@ -84,8 +84,13 @@ class Undone:
         if again is not None:
             return again
         if kept.leases is not None and found is None:
-            # Nobody deletes it but this node, which would have a copy then: the service may lag.
-            return None
+            if self._late.may_be_deleted(key):
+                return None
+            # Nobody but this node deletes it, and it has not: the service may lag. So it is no absence before it was
+            # looked for as often as any other share.
+            row = self._store.index.share(*share)
+            self._store.vanished(*share)
+            return row or ShareRow(share.shnum, kept.size, kept.etag, True, 0, IMMUTABLE)
         if kept.leases is not None and found is not None and found.size == kept.size:
             self.log.warn("{key} was stored once more by a write that had no answer", key=key)
             etag, slots = found.etag, self._store.slots
@@ -100,6 +105,17 @@ class Undone:
         )  # fmt: skip
         yield self._late.forget(key)
         return found
+
+    @inlineCallbacks
+    def put_back(self, share: ShareId) -> Generator[Deferred[Any], Any, ShareRow | None]:
+        """A share that is not there although it was looked for over minutes: put it again. None where nobody has a
+        copy, or any version may be there; then the bucket is believed."""
+        key = share_key(*share)
+        kept = self._late.kept(key)
+        again: ShareRow | None = None if kept is None else (yield self._put_again(share, kept))
+        if again is None:
+            yield self._late.forget(key)
+        return again
 
     @inlineCallbacks
     def _put_again(self, share: ShareId, kept: Kept) -> Generator[Deferred[Any], Any, ShareRow | None]:

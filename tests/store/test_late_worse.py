@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred
 
-from tahoe_s3.client import Unavailable
+from tahoe_s3.client import S3Error, Unavailable
 from tahoe_s3.store import late as late_module
 from tahoe_s3.store.journal import JOURNAL, Journal
 from tahoe_s3.store.keys import OWNER_KEY, share_key
@@ -24,7 +25,7 @@ from tahoe_s3.store.store import VANISH_CHECKS_S
 from .helpers import SI, error_of, mutable_object, now
 from .servers import CANCEL, reborn
 from .starting import stop
-from .test_late_restart import KEY, LEASES, Living
+from .test_late_restart import DATA, KEY, LEASES, Living
 
 
 @pytest.fixture
@@ -408,3 +409,87 @@ def test_leases_of_a_slot_that_is_deleted_are_gone_without_a_failure(
     monkeypatch.setattr(Journal, "_write_now", full)
     assert now(living.write(b"", delete=True))[0]
     assert KEY not in living.objects and LEASES not in living.objects
+
+
+def test_a_stop_ends_what_a_start_still_asks(living: Living) -> None:
+    sis = [bytes([number]) * 16 for number in range(3 * late_module.LOOKS_AT_ONCE)]
+    for si in sis:
+        living.lose(key=share_key(si, 0))
+        living.client.fail("HeadObject", Unavailable, key=share_key(si, 0))
+        assert isinstance(error_of(living.upload(si=si)), S3Error)
+    stop(living.store)
+    living.node.client = reborn(living.client)
+    held = living.client.hold("HeadObject")
+    starting = living.node.begin(has_run_before=True)
+    living.node.clock.advance(late_module.SETTLE_S)
+    living.store = now(starting)
+    living.client.forget_requests()
+    stopping = living.store.close()
+    held.release()
+    assert now(stopping) is None
+    assert living.client.requests["HeadObject"] == 0
+
+
+def test_a_share_that_was_acknowledged_is_no_absence_where_the_service_lags(living: Living) -> None:
+    """Nobody could have deleted it, so it is looked for over minutes, as any other share."""
+    living.lose()
+    assert isinstance(error_of(living.upload()), S3Error)
+    now(living.upload())
+    stored = living.objects[KEY]
+    living.restart("stop", meanwhile=lambda: living.objects.pop(KEY))
+    assert set(now(living.server.get_buckets(SI))) == {0}
+    living.node.clock.advance(VANISH_CHECKS_S[0])
+    living.objects[KEY] = stored
+    living.node.clock.advance(VANISH_CHECKS_S[1])
+    assert living.store.vanishing_count == 0
+    living.as_indexed()
+    readers = now(living.server.get_buckets(SI))
+    assert now(readers[0].read(0, 1000)) == DATA
+
+
+@pytest.mark.parametrize("how", ["kill", "stop"])
+def test_one_that_is_really_gone_is_gone_after_these_minutes(living: Living, how: str) -> None:
+    living.lose()
+    assert isinstance(error_of(living.upload()), S3Error)
+    now(living.upload())
+    living.restart(how, meanwhile=lambda: living.objects.pop(KEY))
+    living.node.clock.pump([10.0] * 200)
+    assert not now(living.server.get_buckets(SI)) and living.store.vanishing_count == 0
+    assert not living.store.late._kept
+
+
+def test_a_failure_that_says_nothing_of_a_copy_gives_nothing_up(
+    living: Living, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_doubt(living)
+    living.store.cache.clear()
+    living.client.store(KEY, mutable_object(b"second"))
+
+    def no_more(*_: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(late_module, "file_digest", no_more)
+    assert isinstance(error_of(living.server.slot_readv(SI, [0], [(0, 10)])), OSError)
+    monkeypatch.undo()
+    assert living.read() == b"third"
+
+
+def test_a_client_that_goes_away_meanwhile_changes_nothing(living: Living, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_doubt(living)
+    waiting: list[Any] = []
+
+    def later(work: Any, *arguments: Any) -> Deferred[Any]:
+        done: Deferred[Any] = Deferred()
+        waiting.append((done, work, arguments))
+        return done
+
+    monkeypatch.setattr(living.store.late._journal, "off_reactor", later)
+    writing = living.write(b"fourth")
+    writing.addErrback(lambda _: None)
+    writing.cancel()
+    while waiting:
+        done, work, arguments = waiting.pop(0)
+        done.callback(work(*arguments))
+    monkeypatch.undo()
+    living.restart("kill", meanwhile=lambda: living.client.store(KEY, mutable_object(b"second")))
+    assert living.there() == living.read() == b"fourth"
