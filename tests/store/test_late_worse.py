@@ -430,13 +430,14 @@ def test_a_stop_ends_what_a_start_still_asks(living: Living) -> None:
     assert living.client.requests["HeadObject"] == 0
 
 
-def test_a_share_that_was_acknowledged_is_no_absence_where_the_service_lags(living: Living) -> None:
+@pytest.mark.parametrize("how", ["kill", "stop"])
+def test_a_share_that_was_acknowledged_is_no_absence_where_the_service_lags(living: Living, how: str) -> None:
     """Nobody could have deleted it, so it is looked for over minutes, as any other share."""
     living.lose()
     assert isinstance(error_of(living.upload()), S3Error)
     now(living.upload())
     stored = living.objects[KEY]
-    living.restart("stop", meanwhile=lambda: living.objects.pop(KEY))
+    living.restart(how, meanwhile=lambda: living.objects.pop(KEY))
     assert set(now(living.server.get_buckets(SI))) == {0}
     living.node.clock.advance(VANISH_CHECKS_S[0])
     living.objects[KEY] = stored
