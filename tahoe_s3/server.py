@@ -117,6 +117,7 @@ class S3StorageServer(StorageServer):
             sharetypes=tuple(expiration_sharetypes),
         )
         self._expirer = Expirer(backend, policy, now_s=self._now_s, steady_s=steady_s)
+        backend.late.follow(steady_s)
         self.lease_checker = LeaseChecker(self._expirer, now_s=self._now_s)
         #: Spool path -> writer, as in stock.
         self._bucket_writers: dict[str, ShareWriter] = {}

@@ -25,7 +25,7 @@ from collections import OrderedDict
 from collections.abc import Collection, Generator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Callable
 
 from twisted.internet.defer import Deferred, DeferredSemaphore, inlineCallbacks, succeed
 from twisted.logger import Logger
@@ -57,6 +57,8 @@ LOOKS_AT_ONCE = 8
 MAX_LOOKS = 2000
 #: Seconds that a start waits for them. Whoever needs one of them later waits for it himself.
 SETTLE_S = 30.0
+#: The clock was set when it moved by more than this against one that cannot be set, in seconds.
+JUMP_S = 60.0
 
 
 class LateWrites:
@@ -81,7 +83,11 @@ class LateWrites:
         #: Key -> what its row says, which counts no more; these rows go before this run writes to the bucket.
         self._over: dict[str, Kept | None] = {}
         self._serial = 0
+        #: Whether the log says already that there is too much.
+        self._has_told = False
         self._is_sweeping = False
+        self._steady_s: Callable[[], float] = store.reactor.seconds
+        self._offset_s = 0.0
         self._recall()
 
     def _recall(self) -> None:
@@ -104,22 +110,43 @@ class LateWrites:
 
     # what is in doubt
 
+    def follow(self, steady_s: Callable[[], float]) -> None:
+        """A clock that cannot be set: by it a clock that is set ends no doubt, such as that of a machine that has just
+        come back from a power failure."""
+        self._steady_s, self._offset_s = steady_s, float(self._store.reactor.seconds()) - steady_s()
+
     def _now_s(self) -> float:
+        self._note_clock()
         return float(self._store.reactor.seconds())
 
-    def _is_young(self, since_s: float) -> bool:
-        """A clock that was set back makes doubts last longer, never shorter."""
-        return self._now_s() - since_s < LATE_S
+    def _note_clock(self) -> None:
+        """Where the clock was set, all that was noted by it before goes with it."""
+        jump_s = float(self._store.reactor.seconds()) - self._steady_s() - self._offset_s
+        if abs(jump_s) <= JUMP_S:
+            return
+        self._offset_s += jump_s
+        for times_s in (self._doubts, self._deleting):
+            times_s.update({key: since_s + jump_s for key, since_s in times_s.items()})
+        journal = self._journal
+        if journal.unclean_s is not None:
+            journal.unclean_s += jump_s
+        if journal.is_made:
+            rows = {key: self._entry_of(key) for key in {**self._kept, **self._deleting} if key not in self._keeping}
+            self._store.in_background(self._write(rows))
+
+    def _is_young(self, since_s: float | None) -> bool:
+        """A clock that was set back while the node was stopped makes doubts last longer, never shorter."""
+        return since_s is not None and float(self._store.reactor.seconds()) - since_s < LATE_S
 
     def is_in_doubt(self, key: str) -> bool:
         """Whether the service may yet apply an older write of it."""
-        unclean_s, since_s = self._journal.unclean_s, self._doubts.get(key)
-        all_are = unclean_s is not None and self._is_young(unclean_s)
-        return all_are or (since_s is not None and self._is_young(since_s))
+        self._note_clock()
+        return self._is_young(self._journal.unclean_s) or self._is_young(self._doubts.get(key))
 
     def may_be_deleted(self, key: str) -> bool:
         """Whether a deletion of it by this node may be under way yet."""
-        return key in self._deleting and self._is_young(self._deleting[key])
+        self._note_clock()
+        return self._is_young(self._deleting.get(key))
 
     def wrote(self, key: str, *, is_in_doubt: bool, is_answered: bool) -> None:
         """A write of the key has ended. is_in_doubt: some attempt may be applied yet. is_answered: one was."""
@@ -224,7 +251,7 @@ class LateWrites:
 
     def _limit(self) -> None:
         """Keep no more than may be kept: the oldest go first."""
-        size = sum(kept.size for kept in self._kept.values() if kept.file is not None)
+        size = copies_bytes = sum(kept.size for kept in self._kept.values() if kept.file is not None)
         count, too_many = len(self._kept), []
         for key, kept in self._kept.items():
             if count <= MAX_KEYS and (size <= COPIES_BYTES or kept.file is None):
@@ -232,6 +259,12 @@ class LateWrites:
             too_many.append(key)
             count -= 1
             size -= kept.size if kept.file is not None else 0
+        if too_many and not self._has_told:
+            self._has_told = True
+            self.log.warn(
+                "more is in doubt than can be kept ({count} objects, {size} bytes of copies): what was written first "
+                "is given up, which an older write may yet undo", count=len(self._kept), size=copies_bytes,
+            )  # fmt: skip
         self._give_up(too_many)
 
     def shed(self) -> bool:
@@ -304,7 +337,7 @@ class LateWrites:
 
     def _sweep(self) -> None:
         """What is in doubt no more is not kept."""
-        self._is_sweeping = False
+        self._is_sweeping = self._has_told = False
         old = [key for key in {**self._kept, **self._deleting} if not self.is_in_doubt(key)]
         if old:
             self._end_deleting(old)

@@ -47,6 +47,7 @@ class ServerPlace(Place):
         super().__init__(
             folder, client=client, part_bytes=part_bytes, start_s=start_s, capacity_bytes=capacity_bytes
         )
+        options.setdefault("steady_s", self.clock.seconds)
         self.server = S3StorageServer(str(folder), NODEID, clock=self.clock, backend=self.store, **options)
 
     def key(self, shnum: int = 0, si: bytes = SI) -> str:

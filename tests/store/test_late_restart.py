@@ -42,7 +42,16 @@ class Living:
         self._serve()
 
     def _serve(self) -> None:
-        self.server = S3StorageServer(str(self.folder), NODEID, clock=self.node.clock, backend=self.store)
+        clock = self.node.clock
+        #: By how much the clock was set forward.
+        self.set_by_s = 0.0
+        self.server = S3StorageServer(
+            str(self.folder), NODEID, clock=clock, backend=self.store, steady_s=lambda: clock.seconds() - self.set_by_s
+        )
+
+    def set_clock(self, by_s: float) -> None:
+        self.set_by_s += by_s
+        self.node.clock.rightNow += by_s
 
     @property
     def client(self) -> MemoryClient:

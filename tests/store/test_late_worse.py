@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
+from twisted.logger import capturedLogs
 
 from tahoe_s3.client import S3Error, Unavailable
 from tahoe_s3.store import late as late_module
@@ -73,6 +74,33 @@ def test_a_clock_that_was_far_ahead_at_a_crash_leaves_no_lasting_doubt(living: L
     living.node.clock.rightNow = 1000.0
     living.restart("stop")
     living.node.clock.advance(LATE_S + 1)
+    assert not living.store.late.is_in_doubt(KEY)
+
+
+@pytest.mark.parametrize("by_s", [1e9, -1e9])
+def test_a_clock_that_is_set_after_a_crash_ends_no_doubt(living: Living, by_s: float) -> None:
+    """As that of a machine without one of its own, after a power failure."""
+    living.node.clock.advance(2e9)
+    now(living.write(b"first"))
+    living.restart("kill")
+    living.set_clock(by_s)
+    now(living.write(b"second"))
+    living.restart("kill", meanwhile=lambda: living.client.store(KEY, mutable_object(b"under way")))
+    assert living.there() == living.read() == b"second"
+
+
+@pytest.mark.parametrize("by_s", [1e9, -1e9])
+def test_nor_does_it_make_one_last(living: Living, by_s: float) -> None:
+    living.node.clock.advance(2e9)
+    in_doubt(living)
+    living.set_clock(by_s)
+    living.restart("stop")
+    living.store.cache.clear()
+    living.client.store(KEY, mutable_object(b"second"))
+    assert living.there() == b"second" and living.store.late.kept(KEY) is not None
+    living.node.clock.advance(CHECKS_S[0])
+    assert living.there() == b"third"
+    living.node.clock.advance(LATE_S)
     assert not living.store.late.is_in_doubt(KEY)
 
 
@@ -299,6 +327,19 @@ def test_a_node_that_took_over_while_this_one_waited_for_its_bucket(living: Livi
 
 
 # limits
+
+
+def test_the_operator_hears_of_what_is_more_than_can_be_kept(
+    living: Living, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once in a while, not with each write."""
+    monkeypatch.setattr(late_module, "MAX_KEYS", 2)
+    living.restart("kill")
+    with capturedLogs() as events:
+        for shnum in range(6):
+            now(living.write(b"a", shnum=shnum))
+    said = [event["log_format"] for event in events if "log_format" in event]
+    assert len([text for text in said if "more is in doubt" in text]) == 1, said
 
 
 def test_what_a_start_asks_at_once_is_limited(living: Living, monkeypatch: pytest.MonkeyPatch) -> None:
