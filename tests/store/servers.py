@@ -79,7 +79,7 @@ def reborn(client: MemoryClient) -> MemoryClient:
     """The same bucket as another process sees it: objects and uploads, but no counts, holds and failures."""
     fresh = MemoryClient()
     fresh.objects, fresh.uploads, fresh.now_s = client.objects, client.uploads, client.now_s
-    fresh._serial, fresh.page_keys = client._serial, client.page_keys
+    fresh._serial, fresh.page_keys, fresh.unlisted = client._serial, client.page_keys, client.unlisted
     return fresh
 
 
