@@ -46,10 +46,11 @@ _SUM = ".sum"
 _BESIDE = ("-wal", "-shm", "-journal")
 _FIRST_BYTES = 1 << 16
 
-# `listed`: a listing told of the share first, so there may be a lease object that the listing missed, until somebody
-# asked. latest_s and expirations say of a share's leases, its container's and the lease object's together, what SQL
-# can count with (store/lease_account.py): when the last one ends, and when each does. NULL where any of them is not
-# known. In overlays, the same for the lease object alone.
+# `listed`: there may be a lease object that no listing has shown, until somebody asked: a listing told of the share
+# first, or absences were not known when its storage index got its first share (Index.knows_absences). latest_s and
+# expirations say of a share's leases, its container's and the lease object's together, what SQL can count with
+# (store/lease_account.py): when the last one ends, and when each does. NULL where any of them is not known. In
+# overlays, the same for the lease object alone.
 _SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE shares (
@@ -152,6 +153,8 @@ class Index:
             self._set_meta("schema", str(SCHEMA_VERSION))
         #: Whether what an earlier run knew could be kept.
         self.was_kept = kept
+        #: Whether what has no row here is certainly not in the bucket. store/reconcile.py says so, at each start.
+        self.knows_absences = True
         self._mark("0")
         self._sum_path.unlink(missing_ok=True)
         self._seen = int(self._meta("seen") or "0")
@@ -323,7 +326,8 @@ class Index:
             _PUT_SHARE,
             (
                 storage_index, row.shnum, row.size, row.etag, int(row.etag_is_sure), row.modified_s,
-                KIND_NUMBERS[row.kind], row.data_length, packed, self._seen, *ends, int(listed),
+                KIND_NUMBERS[row.kind], row.data_length, packed, self._seen, *ends,
+                int(listed or (is_first and not self.knows_absences)),
             ),
         )  # fmt: skip
         self.slot_count += is_first
@@ -383,7 +387,8 @@ class Index:
         return 0 if row is None else int(row[0])
 
     def may_have_missed_overlay(self, storage_index: bytes) -> bool:
-        """Whether that there is no row of a lease object may be the fault of a listing that lagged."""
+        """Whether that there is no row of a lease object may be the fault of a listing that lagged. Of a storage index
+        without shares nobody asks."""
         found = self._db.execute("SELECT 1 FROM shares WHERE si=? AND listed LIMIT 1", (storage_index,)).fetchone()
         return found is not None
 

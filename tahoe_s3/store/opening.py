@@ -239,7 +239,7 @@ class Opening:
     def _begin_listing(self, *, was_nobodys: bool) -> Deferred[None]:
         config = self._place.config
         return self._store.rebuild.begin(
-            bucket=config.bucket, prefix=config.prefix, needs_share=not self._has_run_before,
+            bucket=config.bucket, prefix=config.prefix, needs_share=not self._has_run_before, was_nobodys=was_nobodys,
             on_refused=lambda error: self._met_owner_below(error, was_nobodys=was_nobodys),
         )  # fmt: skip
 
