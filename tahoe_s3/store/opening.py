@@ -56,6 +56,9 @@ RETRY_REFUSED_S = 600.0
 
 MakeClient = Callable[[Any, ClientConfig], S3Client]
 
+# In the index: the instance in the owner's mark of the start that it belongs to.
+_INSTANCE = "instance"
+
 _DISK_SHARE = re.compile(r"[0-9]+")
 _log = Logger()
 
@@ -213,10 +216,26 @@ class Opening:
         yield self._refuse_owners_above()
         # Since when it is ours: of a node that waited for its bucket, not since its start.
         self._mark = replace(self._mark, since_s=int(time.time()))
-        was_nobodys: bool = yield ownership.claim(
+        before: ownership.OwnerMark | None = yield ownership.claim(
             self._client, self._mark, bucket=config.bucket, prefix=config.prefix
         )
-        return was_nobodys
+        self._forget_what_is_outlived(before)
+        return before is None
+
+    def _forget_what_is_outlived(self, before: ownership.OwnerMark | None) -> None:
+        """An index that a clean stop has left, and the copies beside it, are right only where that run was the last one
+        on this bucket: of what a later one has done they know nothing, and would be believed until it is listed. There
+        was one where the folder comes from a backup, or a copy of it was started."""
+        store, index = self._store, self._store.index
+        if index.was_kept and (before is None or before.instance != index.recall(_INSTANCE)):
+            _log.warn(
+                "the bucket {bucket} was served from elsewhere since this node's last clean stop here: the index is "
+                "made anew from the bucket", bucket=self._place.config.bucket,
+            )  # fmt: skip
+            index.start_over(identity=self._place.identity)
+            store.rebuild.forget()
+            store.cache.clear()
+        index.remember(_INSTANCE, self._mark.instance)
 
     @inlineCallbacks
     def _confirm(self) -> Generator[Deferred[Any], Any, None]:
@@ -318,6 +337,7 @@ class Opening:
     @inlineCallbacks
     def _mend_index(self) -> Generator[Deferred[Any], Any, None]:
         self._store.index.start_over(identity=self._place.identity)
+        self._store.index.remember(_INSTANCE, self._mark.instance)
         self._store.rebuild.forget()
         yield self._begin_listing(was_nobodys=False)
         doubt: str | None = yield self._store.check_still_ours(priority=1)

@@ -112,13 +112,16 @@ def refuse_other(mark: OwnerMark | None, *, bucket: str, prefix: str, nodeid: st
 
 
 @inlineCallbacks
-def claim(client: S3Client, mark: OwnerMark, *, bucket: str, prefix: str) -> Generator[Deferred[Any], Any, bool]:
+def claim(
+    client: S3Client, mark: OwnerMark, *, bucket: str, prefix: str
+) -> Generator[Deferred[Any], Any, OwnerMark | None]:
     """Write the mark where nobody else's is, and read it back.
 
     Of two that start at once the first may not see the other's yet: confirm() is to be called later in the start.
-    Fires with whether the place was nobody's before. Raises errors.OwnedByAnother naming the owner, or an S3Error.
+    Fires with the mark of this node's start before this one, or None where the place was nobody's. Raises
+    errors.OwnedByAnother naming the owner, or an S3Error.
     """
-    before = yield read_mark(client, bucket=bucket, prefix=prefix)
+    before: OwnerMark | None = yield read_mark(client, bucket=bucket, prefix=prefix)
     refuse_other(before, bucket=bucket, prefix=prefix, nodeid=mark.nodeid)
     reach("claim.read")
     yield client.put(OWNER_KEY, mark.to_json(), content_type="application/json")
@@ -126,7 +129,7 @@ def claim(client: S3Client, mark: OwnerMark, *, bucket: str, prefix: str) -> Gen
     after = yield read_mark(client, bucket=bucket, prefix=prefix)
     refuse_other(after, bucket=bucket, prefix=prefix, nodeid=mark.nodeid)
     reach("claim.done")
-    return before is None
+    return before
 
 
 @inlineCallbacks
