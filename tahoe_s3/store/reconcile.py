@@ -313,15 +313,28 @@ class Rebuild:
             self._store.index.knows_absences = True
             self._store.index.remember(_BEGAN, "")
 
+    def _schedule_another(self) -> None:
+        """Another listing, so late that it shows what this one may have hidden, if anything can be."""
+        if not self._store.index.knows_absences:
+            wait_s, began_s = self._index_began_s + LAG_S - self._service_time_s(), self._began_s
+            self._store.later(max(0.0, min(wait_s, LAG_S)), lambda: self._list_once_more(began_s))
+
+    def _list_once_more(self, began_s: float) -> None:
+        if self._is_stopped or self._began_s != began_s:
+            # It was begun anew meanwhile.
+            return
+        if self._service_time_s() < self._index_began_s + LAG_S:
+            self._schedule_another()
+        else:
+            self._store.in_background(self._run_once_more().addErrback(self._ended_badly))
+
     @inlineCallbacks
-    def _list_again(self) -> Generator[Deferred[Any], Any, None]:
-        """So late that it shows what the first one may have hidden."""
-        while (wait_s := self._index_began_s + LAG_S - self._service_time_s()) > 0:
-            yield self._pause(min(wait_s, LAG_S))
+    def _run_once_more(self) -> Generator[Deferred[Any], Any, None]:
         self._position = ""
         self._begin_listing()
         yield self._list()
         yield self._finish()
+        self._schedule_another()
 
     # before the node serves
 
@@ -375,8 +388,7 @@ class Rebuild:
             yield self._list()
         yield self._finish()
         self._tell_started(None)
-        while not self._store.index.knows_absences:
-            yield self._list_again()
+        self._schedule_another()
 
     @inlineCallbacks
     def _list(self) -> Generator[Deferred[Any], Any, None]:
