@@ -170,6 +170,8 @@ class Index:
         self.lease_bytes: int = self._db.execute("SELECT COALESCE(SUM(size), 0) FROM overlays").fetchone()[0]
         # What was deleted since the listing under way began: pages that were asked for before may still show it.
         self._deleted: set[ShareId | bytes] | None = None
+        # Whether what has a row here is left as it is by the pages of this listing.
+        self._only_adds = False
 
     @staticmethod
     def delete(path: Path) -> None:
@@ -415,11 +417,14 @@ class Index:
 
     # reconciliation with a listing
 
-    def begin_listing(self) -> None:
-        """From here on every row that is written or confirmed counts as seen by this listing."""
+    def begin_listing(self, *, only_adds: bool = False) -> None:
+        """From here on every row that is written or confirmed counts as seen by this listing. only_adds: it is only to
+        find what the one before, in the same run, did not show; what has been deleted since that one began stays so."""
         self._seen += 1
         self._set_meta("seen", str(self._seen))
-        self._deleted = set()
+        self._only_adds = only_adds
+        if self._deleted is None or not only_adds:
+            self._deleted = set()
 
     def end_listing(self) -> None:
         """No more pages of it will come."""
@@ -440,6 +445,7 @@ class Index:
         slots = {si for si, _ in known}
         seen, count, used_bytes, slot_count = self._seen, 0, 0, 0
         same: list[tuple[Any, ...]] = []
+        kept: list[tuple[Any, ...]] = []
         fresh: list[tuple[Any, ...]] = []
         for share, size, etag, modified_s in page:
             old = known.get(share)
@@ -449,6 +455,9 @@ class Index:
             if old is not None and old[1] == size and old[2] == etag:
                 same.append((seen, modified_s, *share))
                 continue
+            if old is not None and self._only_adds:
+                kept.append((seen, *share))
+                continue
             fresh.append((*share, size, etag, 0, modified_s, 0, None, None, seen, None, None, 1))
             used_bytes += size - (0 if old is None else old[1])
             count += old is None
@@ -456,7 +465,9 @@ class Index:
                 slots.add(share.storage_index)
                 slot_count += 1
         self._in_one_go(
-            ("UPDATE shares SET seen=?, modified_s=? WHERE si=? AND shnum=?", same), (_PUT_SHARE, fresh)
+            ("UPDATE shares SET seen=?, modified_s=? WHERE si=? AND shnum=?", same),
+            ("UPDATE shares SET seen=? WHERE si=? AND shnum=?", kept),
+            (_PUT_SHARE, fresh),
         )
         self.share_count += count
         self.used_bytes += used_bytes
@@ -473,12 +484,16 @@ class Index:
         }
         lease_bytes = 0
         same: list[tuple[Any, ...]] = []
+        kept: list[tuple[Any, ...]] = []
         fresh: list[tuple[Any, ...]] = []
         for storage_index, size, etag, modified_s in page:
             old = known.get(storage_index)
             if (old is not None and old[0] == self._seen) or (self._deleted and storage_index in self._deleted):
                 continue
             known[storage_index] = (self._seen, size, etag)
+            if old is not None and old[2] != etag and self._only_adds:
+                kept.append((self._seen, storage_index))
+                continue
             lease_bytes += size - (0 if old is None else old[1])
             if old is not None and old[2] == etag:
                 same.append((self._seen, size, storage_index))
@@ -486,6 +501,7 @@ class Index:
                 fresh.append((storage_index, etag, modified_s, None, self._seen, None, size))
         self._in_one_go(
             ("UPDATE overlays SET seen=?, size=? WHERE si=?", same),
+            ("UPDATE overlays SET seen=? WHERE si=?", kept),
             (_PUT_OVERLAY, fresh),
             # Its leases are those of every share there, and are not known now.
             ("UPDATE shares SET latest_s=NULL, expirations=NULL WHERE si=? AND expirations IS NOT NULL",

@@ -14,8 +14,9 @@ and lists what lies before afterwards, so that each start has seen the whole buc
 Listings of some services lag. So an index that began with nothing does not know what is absent (Index.knows_absences):
 no lease object is written before it was asked for, until a whole listing has been made that began LAG_S or more after
 the index did, by which time every listing shows what was written before. Where the node runs for so long it lists the
-bucket once more for that; else the next start's listing is the one. What is written since the index began has rows. A
-bucket that was nobody's, and where nothing of ours is listed, has nothing to hide.
+bucket once more for that, and takes from it only what it has no row of; else the next start's listing is the one. What
+is written since the index began has rows. A bucket that was nobody's, and where nothing of ours is listed, has nothing
+to hide.
 
 Owner: the Store. Thread: the reactor's, one page of at most a thousand keys a turn once the node serves. Errors:
 those of the listing before the node serves are begin()'s; later ones are logged and tried again. look_up() fails with
@@ -243,9 +244,9 @@ class Rebuild:
         self._store.in_background(self._run().addErrback(self._ended_badly))
         return starting
 
-    def _begin_listing(self) -> None:
-        """From the position on."""
-        self._store.index.begin_listing()
+    def _begin_listing(self, *, only_adds: bool = False) -> None:
+        """From the position on. only_adds: see Index.begin_listing()."""
+        self._store.index.begin_listing(only_adds=only_adds)
         reach("list.begun")
         self._is_sorted, self._upto, self._has_ours = True, "", False
         self._began_s = self._service_time_s()
@@ -331,7 +332,7 @@ class Rebuild:
     @inlineCallbacks
     def _run_once_more(self) -> Generator[Deferred[Any], Any, None]:
         self._position = ""
-        self._begin_listing()
+        self._begin_listing(only_adds=True)
         yield self._list()
         yield self._finish()
         self._schedule_another()
@@ -513,14 +514,15 @@ class Rebuild:
         """Every page was noted. What none of them showed may be the fault of a listing that lags."""
         store, index = self._store, self._store.index
         reach("list.done")
-        index.end_listing()
+        self._note_absences()
+        if index.knows_absences:
+            index.end_listing()
         self._answers_for_all = True
         self._looked_up.clear()
         for overlays in index.unseen_overlays():
             for storage_index in overlays:
                 index.doubt_overlay(storage_index)
             yield self._turn()
-        self._note_absences()
         self._is_complete = True
         reach("list.noted")
         self.log.info(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from tahoe_s3.store.leases import Lease, hash_secret, overlay_from_json
 from tahoe_s3.store.reconcile import LAG_S
 from tahoe_s3.store.store import Store
 
-from .helpers import SI, now
+from .helpers import SI, WRITE_ENABLER, now
 from .listed import DATA, NEW_LEASE, OBJECT, numbers, server_of, si_of
 from .servers import CANCEL, RENEW, open_files
 from .starting import Node, stop
@@ -190,6 +191,52 @@ def test_the_bucket_is_listed_once_more_when_no_listing_lags(node: Node) -> None
     node.client.forget_requests()
     store = begun_again(node)
     assert store.index.knows_absences and listings(node) == 2, "one is of the check whether there is such a bucket"
+    stop(store)
+
+
+def test_it_touches_nothing_that_has_a_row(node: Node) -> None:
+    """An older version that it shows is an old one, or the doing of a PUT that was applied late, which is put right."""
+    killed(node, with_leases(node))
+    store = node.start()
+    server, key = server_of(node, store), share_key(OTHER, 0)
+
+    def write(data: bytes) -> None:
+        vectors: Any = {0: ([], [(0, data)], len(data))}
+        now(server.slot_testv_and_readv_and_writev(OTHER, (WRITE_ENABLER, RENEW, CANCEL), vectors, []))
+
+    pass_time(node, LAG_S - 50)
+    node.client.retried.add(key)
+    write(b"the old one")
+    old = node.client.objects[key].data
+    node.client.retried.clear()
+    write(b"the new one")
+    new = node.client.objects[key].data
+    node.client.store(key, old)
+    row = store.index.share(OTHER, 0)
+    node.client.forget_requests()
+    pass_time(node, 50)
+    assert listings(node) == 1 and store.index.knows_absences and store.index.share(OTHER, 0) == row
+    assert store.vanishing_count == 0
+    pass_time(node, 20)
+    assert node.client.objects[key].data == new
+    stop(store)
+
+
+def test_what_was_deleted_before_it_began_stays_deleted(node: Node) -> None:
+    """It may show that still."""
+    killed(node, with_leases(node))
+    store = node.start()
+    server = server_of(node, store)
+    secrets = (WRITE_ENABLER, RENEW, CANCEL)
+    now(server.slot_testv_and_readv_and_writev(OTHER, secrets, {0: ([], [(0, b"x")], 1)}, []))
+    assert now(store.overlay.add(OTHER, NEW_LEASE)) is None
+    gone = {key: node.client.objects[key] for key in (share_key(OTHER, 0), lease_key(OTHER))}
+    pass_time(node, LAG_S - 10)
+    now(server.slot_testv_and_readv_and_writev(OTHER, secrets, {0: ([], [], 0)}, []))
+    assert not gone.keys() & node.client.objects.keys()
+    node.client.objects.update(gone)
+    pass_time(node, 10)
+    assert store.index.knows_absences and numbers(store, OTHER) == [] and store.index.overlay(OTHER) is None
     stop(store)
 
 
