@@ -32,6 +32,7 @@ from tahoe_s3.report import bucket_report, flat_statistics, knows_all, listed_pa
 from tahoe_s3.status import LeaseChecker, SlotCounter
 from tahoe_s3.store.containers import mutable_instead
 from tahoe_s3.store.expiry import Expirer, steady_s
+from tahoe_s3.store.hidden import look_for_hidden
 from tahoe_s3.store.index import IMMUTABLE, MUTABLE
 from tahoe_s3.store.keys import ShareId, fits_key, share_key, si_text
 from tahoe_s3.store.lease_policy import AGE, CUTOFF_DATE, LeasePolicy
@@ -340,7 +341,9 @@ class S3StorageServer(StorageServer):
         renew_leases: bool,
     ) -> Generator[Deferred[Any], Any, tuple[set[int], dict[int, ShareWriter]]]:
         self.store.require_ready()
+        sharenums = list(sharenums)
         yield self.store.slots.settle(storage_index)
+        yield look_for_hidden(self.store, storage_index, sharenums)
         self._refuse_mutable(storage_index)
         if renew_leases and self.store.index.shares(storage_index):
             yield self.store.overlay.add(storage_index, Lease.from_tahoe(lease_info))

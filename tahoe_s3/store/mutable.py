@@ -41,6 +41,7 @@ from tahoe_s3.store.containers import (
     parse_head,
     require_mutable,
 )
+from tahoe_s3.store.hidden import look_locked
 from tahoe_s3.store.index import IMMUTABLE, MUTABLE, ShareRow
 from tahoe_s3.store.keys import ShareId, share_key, si_text, slot_prefix
 from tahoe_s3.store.objects import put_file
@@ -354,6 +355,7 @@ class MutableSlots:
         self, storage_index: bytes, touched: frozenset[int], folder: Path
     ) -> Generator[Deferred[Any], Any, list[_Local]]:
         """All shares of the slot into `folder`, each a file whose bytes are those of the bucket."""
+        yield look_locked(self._store, storage_index, touched)
         rows = self._store.index.shares(storage_index)
         gate = DeferredSemaphore(FETCHES_AT_ONCE)
         versions = self._store.reads.versions

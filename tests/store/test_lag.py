@@ -18,7 +18,7 @@ from tahoe_s3.store.leases import Lease, hash_secret, overlay_from_json
 from tahoe_s3.store.reconcile import LAG_S
 from tahoe_s3.store.store import Store
 
-from .helpers import SI, WRITE_ENABLER, now
+from .helpers import SI, WRITE_ENABLER, error_of, now, waits
 from .listed import DATA, NEW_LEASE, OBJECT, numbers, server_of, si_of
 from .servers import CANCEL, RENEW, open_files
 from .starting import Node, stop
@@ -78,12 +78,13 @@ ACKNOWLEDGED = {lease(0).renew_hash, lease(1).renew_hash}
 
 
 def test_a_share_and_its_lease_object_that_the_listing_hides(node: Node) -> None:
-    """A client that stores the share again makes a row of it that no listing told of."""
+    """A client that stores another share of the file makes a row that no listing told of."""
     killed(node, with_leases(node))
     node.client.unlisted |= {KEY, share_key(SI, 0)}
     store = node.start()
     assert numbers(store, SI) == []
-    upload(server_of(node, store))
+    upload(server_of(node, store), shnum=5)
+    assert numbers(store, SI) == [5]
     node.client.forget_requests()
     for number in (7, 8):
         assert now(store.overlay.add(SI, lease(number))) is None
@@ -105,9 +106,9 @@ def test_a_lease_object_of_a_share_that_nobody_has_stored_again(node: Node) -> N
 def test_what_was_hidden_is_asked_for_after_a_clean_stop_too(node: Node) -> None:
     """What the index does not know it does not know in the next run either."""
     killed(node, with_leases(node))
-    node.client.unlisted |= {KEY, share_key(SI, 0), share_key(SI, 1)}
+    node.client.unlisted |= {KEY, share_key(SI, 0)}
     store = node.start()
-    upload(server_of(node, store))
+    upload(server_of(node, store), shnum=5)
     stop(store)
     store = begun_again(node)
     assert store.index.was_kept and not store.index.knows_absences
@@ -120,7 +121,7 @@ def test_a_lease_object_whose_get_fails_is_not_written(node: Node) -> None:
     killed(node, with_leases(node))
     node.client.unlisted |= {KEY, share_key(SI, 0)}
     store = node.start()
-    upload(server_of(node, store))
+    upload(server_of(node, store), shnum=5)
     node.client.fail("GetObject", Unavailable, key=KEY)
     failed: list[object] = []
     store.overlay.add(SI, lease(7)).addErrback(lambda failure: failed.append(failure.value))
@@ -138,12 +139,112 @@ def test_expiry_asks_for_it_too(node: Node) -> None:
     server = server_of(node, store, expiration_enabled=True, expiration_override_lease_duration=86_400,
                        steady_s=node.clock.seconds)  # fmt: skip
     server.startService()
-    upload(server)
+    upload(server, shnum=5)
     node.clock.pump([1000.0] * 400)
-    assert share_key(SI, 0) in node.client.objects and in_bucket(node) == ACKNOWLEDGED
+    assert {share_key(SI, 0), share_key(SI, 5)} <= node.client.objects.keys() and in_bucket(node) == ACKNOWLEDGED
     overlay = store.index.overlay(SI)
     assert overlay is not None and len(overlay.leases or ()) == 2
     now(server.stopService())
+
+
+# shares that are hidden
+
+
+def test_an_upload_of_a_hidden_share(node: Node) -> None:
+    """It is there already: its object, and the lease in it, stay, and the new lease goes beside them."""
+    killed(node, with_leases(node))
+    key = share_key(SI, 0)
+    before = node.client.objects[key]
+    node.client.unlisted |= {KEY, key}
+    store = node.start()
+    server = server_of(node, store)
+    assert set(now(server.get_buckets(SI))) == set(), "what this test is about"
+    node.client.forget_requests()
+    had, writers = now(server.allocate_buckets(SI, b"R" * 32, CANCEL, {0, 1}, len(DATA)))
+    assert (had, set(writers)) == ({0}, {1})
+    assert node.client.requests == {"HeadObject": 2, "GetObject": 1, "PutObject": 1}
+    assert node.client.objects[key] is before
+    assert in_bucket(node) == ACKNOWLEDGED | {hash_secret(b"R" * 32)}
+    assert now(now(server.get_buckets(SI))[0].read(0, 100)) == DATA
+    now(writers[1].abort())
+    stop(store)
+
+
+def test_a_read_test_write_of_a_hidden_share(node: Node) -> None:
+    """What was acknowledged is tested and read, not taken for nothing."""
+    store = node.start()
+
+    def write(server: S3StorageServer, test: list[Any], data: bytes) -> Any:
+        vectors: Any = {0: (test, [(0, data)], len(data))}
+        secrets = (WRITE_ENABLER, RENEW, CANCEL)
+        return server.slot_testv_and_readv_and_writev(SI, secrets, vectors, [(0, 100)])
+
+    new = [(0, 1, b"eq", b"")]
+    assert now(write(server_of(node, store), new, b"the first")) == (True, {})
+    killed(node, store)
+    node.client.unlisted.add(share_key(SI, 0))
+    store = node.start()
+    server = server_of(node, store)
+    node.client.forget_requests()
+    assert now(write(server, new, b"another first")) == (False, {0: [b"the first"]})
+    assert node.client.requests == {"HeadObject": 1, "GetObject": 1}
+    assert now(write(server, [(0, 9, b"eq", b"the first")], b"the second")) == (True, {0: [b"the first"]})
+    assert now(server.slot_readv(SI, [], [(0, 100)])) == {0: [b"the second"]}
+    assert node.client.requests == {"HeadObject": 1, "GetObject": 1, "PutObject": 1}
+    stop(store)
+
+
+@pytest.mark.parametrize("what", ["allocate", "write"])
+def test_where_the_bucket_does_not_tell_nothing_is_made(node: Node, what: str) -> None:
+    killed(node, with_leases(node))
+    node.client.unlisted |= {KEY, share_key(SI, 0)}
+    store = node.start()
+    server = server_of(node, store)
+    before = dict(node.client.objects)
+    node.client.fail("HeadObject", Unavailable)
+    if what == "allocate":
+        call = server.allocate_buckets(SI, RENEW, CANCEL, {0}, len(DATA))
+    else:
+        call = server.slot_testv_and_readv_and_writev(
+            SI, (WRITE_ENABLER, RENEW, CANCEL), {0: ([], [(0, b"x")], 1)}, []
+        )
+    assert isinstance(error_of(call), Unavailable)
+    assert node.client.objects == before and server._bucket_writers == {}
+    stop(store)
+
+
+def test_two_who_make_the_same_share_at_once(node: Node) -> None:
+    """What the first one's PUT has made is not taken for a hidden one before it is answered."""
+    store = node.start()
+    server = server_of(node, store)
+    held = node.client.hold("PutObject", share_key(OTHER, 0), apply_first=True)
+
+    def write(data: bytes) -> Any:
+        vectors: Any = {0: ([(0, 1, b"eq", b"")], [(0, data)], len(data))}
+        return server.slot_testv_and_readv_and_writev(OTHER, (WRITE_ENABLER, RENEW, CANCEL), vectors, [(0, 100)])
+
+    first, second = write(b"first"), write(b"second")
+    assert waits(first) and waits(second)
+    held.release()
+    assert now(first) == (True, {}) and now(second) == (False, {0: [b"first"]})
+    stop(store)
+
+
+def test_a_stop_while_the_bucket_is_asked(node: Node) -> None:
+    store = node.start()
+    server = server_of(node, store)
+    held = node.client.hold("HeadObject")
+    allocating = server.allocate_buckets(OTHER, RENEW, CANCEL, {0}, len(DATA))
+    writing = server.slot_testv_and_readv_and_writev(
+        SI, (WRITE_ENABLER, RENEW, CANCEL), {0: ([], [(0, b"x")], 1)}, []
+    )
+    stopping = server.stopService()
+    assert waits(stopping)
+    held.release()
+    assert isinstance(error_of(allocating), Unavailable), "nobody would end the writer"
+    assert now(writing) == (True, {}), "what has begun ends"
+    assert now(stopping) is None and server._bucket_writers == {}
+    assert share_key(SI, 0) in node.client.objects and share_key(OTHER, 0) not in node.client.objects
 
 
 # the listing that is made once more
@@ -338,7 +439,7 @@ def test_an_index_that_is_made_anew_while_the_node_runs(node: Node) -> None:
     assert store.mend_index is not None
     store.mend_index("a test")
     assert store.problem is None and not store.index.knows_absences and numbers(store, SI) == []
-    upload(server_of(node, store))
+    upload(server_of(node, store), shnum=5)
     assert now(store.overlay.add(SI, lease(7))) is None
     assert in_bucket(node) == ACKNOWLEDGED | {lease(7).renew_hash}
     stop(store)
