@@ -6,6 +6,7 @@
 #include "net/ts3_body.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -86,6 +87,16 @@ static size_t slice_at(const struct ts3_body *body, uint64_t position)
     return left < TS3_BODY_SLICE_BYTES ? (size_t)left : TS3_BODY_SLICE_BYTES;
 }
 
+/* A worker is never done for long, and what it takes from a loop or a program that want the same
+ * core, it would take for a whole tick of the kernel's (4 ms and more): all transfers would stand
+ * still.  Of a body whose last slice is done, or that was not a worker's (one slice), nothing is
+ * left to wait for. */
+static void let_others(const struct ts3_body *body, uint64_t at)
+{
+    if (at < body->size_bytes)
+        (void)sched_yield();
+}
+
 static void prepare_run(struct ts3_body *body)
 {
     struct ts3_sha256 hash = {NULL};
@@ -111,6 +122,7 @@ static void prepare_run(struct ts3_body *body)
             }
         }
         at += size;
+        let_others(body, at);
     }
     if (body->error == TS3_OK && !stopped(body)) {
         if (body->want_sha256)
@@ -136,6 +148,7 @@ static void chunk_run(struct ts3_body *body)
         if (!read_region(body, chunk->data + (at - begin), at, size))
             return;
         at += size;
+        let_others(body, at);
     }
 }
 
