@@ -77,7 +77,7 @@ static enum ts3_err init_poll(struct ts3_loop *loop)
     loop->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     if (loop->epoll_fd < 0)
         return TS3_EIO;
-    struct epoll_event event = {.events = EPOLLIN, .data.fd = loop->shared->wake_fd};
+    struct epoll_event event = {.events = EPOLLIN | EPOLLET, .data.fd = loop->shared->wake_fd};
     return epoll_ctl(loop->epoll_fd, EPOLL_CTL_ADD, loop->shared->wake_fd, &event) == 0 ? TS3_OK
                                                                                         : TS3_EIO;
 }
@@ -461,14 +461,6 @@ void ts3_loop_look(struct ts3_loop *loop)
     loop->looked_us = now_us;
 }
 
-static bool has_fd(const struct epoll_event *events, int count, int fd)
-{
-    for (int i = 0; i < count; i++)
-        if (events[i].data.fd == fd)
-            return true;
-    return false;
-}
-
 /* The processor's clock costs a system call, so a short turn is counted with its time by the other
  * clock, which it cannot exceed.  The difference to the last time it was read is that of all turns
  * since. */
@@ -494,7 +486,7 @@ static void turn(struct ts3_loop *loop)
     if (count < 0)
         count = 0; /* EINTR; there is no other reason for this descriptor */
     int64_t begun_us = real_us();
-    posted = ts3_shared_awake(loop->shared, has_fd(events, count, loop->shared->wake_fd));
+    posted = ts3_shared_awake(loop->shared);
     loop->now_us = loop->clock->mono_us(loop->clock->ctx);
     loop->looked_us = count < LOOP_EVENTS ? begun_us : begun_us - LOOP_LOOK_US;
     int64_t until_us = begun_us + LOOP_SLICE_US;

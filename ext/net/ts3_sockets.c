@@ -160,11 +160,19 @@ static int on_watch(CURL *easy, curl_socket_t fd, int what, void *arg, void *unu
     }
     if (entry->opened && slot != NULL)
         slot->fd = fd;
+    entry->slot = slot;
     set_idle(sockets, entry, false);
     watch(sockets, entry,
           (what & CURL_POLL_IN ? (uint32_t)EPOLLIN : 0) |
               (what & CURL_POLL_OUT ? (uint32_t)EPOLLOUT : 0));
     return 0;
+}
+
+void ts3_sockets_rest(struct ts3_sockets *sockets, curl_socket_t fd, const struct ts3_slot *slot)
+{
+    struct ts3_socket *entry = fd == CURL_SOCKET_BAD ? NULL : *find(sockets, fd);
+    if (entry != NULL && entry->slot == slot && entry->watched != 0)
+        set_idle(sockets, entry, true);
 }
 
 CURLcode ts3_sockets_attach(struct ts3_sockets *sockets, CURL *easy)

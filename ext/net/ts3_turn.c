@@ -17,8 +17,11 @@ bool ts3_turn_may_receive(struct ts3_slot *slot, size_t size_bytes)
         slot->turn = loop->turn;
         slot->turn_bytes = 0;
     }
-    /* Answers to requests with a body are small, and there pausing has a meaning already. */
-    if (slot->turn_bytes >= TS3_TURN_BYTES && slot->request->body.kind == TS3_BODY_NONE) {
+    /* Answers to requests with a body are small, and there pausing has a meaning already.  An answer
+     * that is here before libcurl has had its socket watched must not be paused: the socket would
+     * count as idle. */
+    bool may_wait = slot->request->body.kind == TS3_BODY_NONE && slot->fd != CURL_SOCKET_BAD;
+    if (slot->turn_bytes >= TS3_TURN_BYTES && may_wait) {
         ts3_list_push(&loop->waiting, &slot->waiting);
         return false;
     }
