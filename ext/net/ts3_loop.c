@@ -25,7 +25,7 @@
 #define LOOP_ENDED 64 /* requests that have ended before their events are told, at the most */
 #define LOOP_LOOK_US 200 /* for so long is it known which idle sockets are readable */
 #define LOOP_LONG_US 200 /* of turns that take longer, the processor time is looked at */
-#define LOOP_SLICE_US 500 /* for so long are sockets worked on in one turn */
+#define LOOP_SLICE_US 250 /* for so long are sockets worked on in one turn */
 #define IDLE_US ((int64_t)TS3_SLOT_IDLE_S * 1000000)
 #define LOOP_SLEEP_MS                                                                              \
     60000 /* the longest poll; there is nothing to do then, it only bounds the arithmetic */
