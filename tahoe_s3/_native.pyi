@@ -227,7 +227,7 @@ class Engine:
         queued, in_flight, undrained, budget_used_bytes, budget_bytes, skew_s, skew_adopted (0 or 1), loop_turns (since
         the last call, as what follows), loop_p999_us (999 of 1,000 turns took at most so long; told up to a fifth too
         long), loop_max_us (the longest turn), loop_cpu_p999_us (the same of the processor time
-        that the loop's thread took for a turn, its poll included), loop_cpu_max_us."""
+        that the loop's thread took for a turn, or at most took), loop_cpu_max_us."""
     def close(self) -> None:
         """End every request (kind "closed"), join the threads with the GIL released. Idempotent."""
 

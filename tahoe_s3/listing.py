@@ -7,11 +7,11 @@ further than RANGE_PAGES and a place is free, it is cut about so far ahead (spli
 request more: the last page of a range passes its end, and what lies behind has been listed twice.
 
 Nothing is taken on trust. What the last page of a range shows behind its end must be what the next range found
-there, else everything from there on is listed anew. A service that shows keys at or before start-after does not look
-at it (rclone's, where there is no such key). One that shows keys it should have shown earlier does not sort. In these
-cases the ranges ahead are dropped, and the first goes on page after page by the service's own tokens, which lose
-nothing. Only of a service that does not sort the keys come out of order, and a key twice if it shows it twice with a
-page in between.
+there, else that range is listed anew, as a part of the one before it. A service that shows keys at or before
+start-after does not look at it (rclone's, where there is no such key). One that shows keys it should have shown earlier
+does not sort. In these cases the ranges ahead are dropped, and the first goes on page after page by the service's own
+tokens, which lose nothing. Only of a service that does not sort the keys come out of order, and a key twice if it shows
+it twice with a page in between.
 
 Owner: S3Client.list_all. Thread: the reactor's. Errors: the first page that fails, or what on_page raises, ends it;
 the other requests are cancelled. Memory: WAITING_PAGES, and a page more for each of LANES ranges.
@@ -341,15 +341,16 @@ class Listing:
         self._serial = True
         self._go_back(index)
 
-    def _go_back(self, index: int) -> None:
-        """Forget the ranges behind that at `index`, which goes on to the end in their place."""
-        kept, dropped = self._ranges[index], self._ranges[index + 1 :]
+    def _go_back(self, index: int, *, most: int | None = None) -> None:
+        """Forget the ranges behind that at `index`, `most` of them or all: it goes on in their place."""
+        kept = self._ranges[index]
+        dropped = self._ranges[index + 1 :][:most]
         self._wasted += sum(1 + len(one.pages) for one in dropped)
         self._drop(dropped)
         if kept.passed_end:
             # What its last page showed behind its end was not taken: that page is asked for again.
             kept.ended, kept.passed_end, kept.skips, kept.token, kept.beyond = False, False, True, kept.asked, []
-        kept.end, kept.cut = None, None
+        kept.end, kept.cut = (None if most is None else dropped[-1].end), None
 
     # where two ranges meet
 
@@ -378,9 +379,10 @@ class Listing:
         known = {entry.key for entry in shown}
         missing = [entry for entry in seen[:comparable] if entry.key not in known]
         if 2 * len(missing) > comparable or is_lost:
-            # Few keys may have come or gone just there; a service that is wrong is so again.
+            # The one key that `before` saw may just have been deleted: only what may be wrong is listed anew. A
+            # service that is wrong is so again, where the next two meet.
             self._doubts += 1
-            self._go_back(index)
+            self._go_back(index, most=1)
             if self._doubts > MAX_DOUBTS:
                 self._give_up(index, "does not find behind start-after what is there")
             return

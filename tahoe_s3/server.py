@@ -32,6 +32,7 @@ from tahoe_s3.report import bucket_report, flat_statistics, knows_all, listed_pa
 from tahoe_s3.status import LeaseChecker, SlotCounter
 from tahoe_s3.store.containers import mutable_instead
 from tahoe_s3.store.expiry import Expirer, steady_s
+from tahoe_s3.store.hidden import look_for_hidden
 from tahoe_s3.store.index import IMMUTABLE, MUTABLE
 from tahoe_s3.store.keys import ShareId, fits_key, share_key, si_text
 from tahoe_s3.store.lease_policy import AGE, CUTOFF_DATE, LeasePolicy
@@ -117,6 +118,7 @@ class S3StorageServer(StorageServer):
             sharetypes=tuple(expiration_sharetypes),
         )
         self._expirer = Expirer(backend, policy, now_s=self._now_s, steady_s=steady_s)
+        backend.late.follow(steady_s)
         self.lease_checker = LeaseChecker(self._expirer, now_s=self._now_s)
         #: Spool path -> writer, as in stock.
         self._bucket_writers: dict[str, ShareWriter] = {}
@@ -340,7 +342,9 @@ class S3StorageServer(StorageServer):
         renew_leases: bool,
     ) -> Generator[Deferred[Any], Any, tuple[set[int], dict[int, ShareWriter]]]:
         self.store.require_ready()
+        sharenums = list(sharenums)
         yield self.store.slots.settle(storage_index)
+        yield look_for_hidden(self.store, storage_index, sharenums)
         self._refuse_mutable(storage_index)
         if renew_leases and self.store.index.shares(storage_index):
             yield self.store.overlay.add(storage_index, Lease.from_tahoe(lease_info))

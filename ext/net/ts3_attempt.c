@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "net/ts3_engine_priv.h"
+#include "net/ts3_turn.h"
 
 #define EXTRA_HEADERS 3 /* signed ones of ours: range, content-md5, x-amz-security-token */
 
@@ -235,7 +236,9 @@ void ts3_attempt_stop(struct ts3_loop *loop, struct ts3_request *request)
 {
     struct ts3_slot *slot = request->slot;
     ts3_timers_clear(&loop->timers, &request->phase_alarm.timer);
+    ts3_turn_leave(slot);
     (void)curl_multi_remove_handle(loop->multi, slot->easy);
+    ts3_sockets_rest(&loop->sockets, slot->fd, slot);
     if (!slot->connected)
         loop->connecting--;
     loop->active--;

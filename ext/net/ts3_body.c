@@ -9,7 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
-static void body_run(struct ts3_job *job);
+static bool body_run(struct ts3_job *job);
 
 void ts3_body_init(struct ts3_body *body, struct ts3_shared *shared,
                    const struct ts3_digest *digest, const void *data, int fd, uint64_t offset,
@@ -38,6 +38,7 @@ void ts3_body_free(struct ts3_body *body)
     if (body->fd >= 0)
         close(body->fd);
     body->fd = -1;
+    ts3_sha256_free(&body->hash); /* of a job that was withdrawn between two slices */
     ts3_shared_give(body->shared, &body->block);
     body->data = NULL;
 }
@@ -86,66 +87,70 @@ static size_t slice_at(const struct ts3_body *body, uint64_t position)
     return left < TS3_BODY_SLICE_BYTES ? (size_t)left : TS3_BODY_SLICE_BYTES;
 }
 
-static void prepare_run(struct ts3_body *body)
+/* What the digests are of is at its end, or nobody wants them any more. */
+static bool end_prepare(struct ts3_body *body)
 {
-    struct ts3_sha256 hash = {NULL};
-    if (body->want_sha256) {
-        enum ts3_err err = ts3_sha256_init(body->digest, &hash);
-        if (err != TS3_OK) {
-            fail(body, err, 0);
-            return;
-        }
-    }
-    bool reads = body->kind != TS3_BODY_MEMORY;
-    bool keeps = body->kind != TS3_BODY_STREAM;
-    for (uint64_t at = 0; at < body->size_bytes && !stopped(body);) {
-        size_t size = slice_at(body, at);
-        const unsigned char *slice = body->data + (keeps ? at : 0);
-        if (reads && !read_region(body, body->block.data + (keeps ? at : 0), at, size))
-            break;
-        if (body->want_sha256) {
-            enum ts3_err err = ts3_sha256_update(&hash, slice, size);
-            if (err != TS3_OK) {
-                fail(body, err, 0);
-                break;
-            }
-        }
-        at += size;
-    }
     if (body->error == TS3_OK && !stopped(body)) {
         if (body->want_sha256)
-            body->error = ts3_sha256_final_hex(&hash, body->sha256);
+            body->error = ts3_sha256_final_hex(&body->hash, body->sha256);
         if (body->want_md5 && body->error == TS3_OK)
             body->error =
                 ts3_md5_base64(body->digest, body->data, (size_t)body->size_bytes, body->md5);
     }
-    ts3_sha256_free(&hash);
+    ts3_sha256_free(&body->hash);
+    return false;
 }
 
-static void chunk_run(struct ts3_body *body)
+/* Reads and hashes the next slice; true when there is another one. */
+static bool prepare_step(struct ts3_body *body)
+{
+    bool reads = body->kind != TS3_BODY_MEMORY;
+    bool keeps = body->kind != TS3_BODY_STREAM;
+    if (stopped(body))
+        return end_prepare(body);
+    size_t size = slice_at(body, body->at);
+    size_t place = keeps ? (size_t)body->at : 0;
+    enum ts3_err err = TS3_OK;
+    if (body->want_sha256 && body->at == 0)
+        err = ts3_sha256_init(body->digest, &body->hash);
+    if (err == TS3_OK && reads && !read_region(body, body->block.data + place, body->at, size))
+        return end_prepare(body);
+    if (err == TS3_OK && body->want_sha256)
+        err = ts3_sha256_update(&body->hash, body->data + place, size);
+    if (err != TS3_OK)
+        fail(body, err, 0);
+    body->at += size;
+    return body->error == TS3_OK && body->at < body->size_bytes ? true : end_prepare(body);
+}
+
+/* Reads the next slice of a chunk; true when there is another one. */
+static bool chunk_step(struct ts3_body *body)
 {
     const struct ts3_chunk *chunk = &body->chunk[body->filling];
     uint64_t begin = chunk->index * TS3_BODY_CHUNK_BYTES;
     uint64_t end = begin + TS3_BODY_CHUNK_BYTES;
     if (end > body->size_bytes)
         end = body->size_bytes;
-    for (uint64_t at = begin; at < end && !stopped(body);) {
-        size_t size = slice_at(body, at);
-        if (size > end - at)
-            size = (size_t)(end - at);
-        if (!read_region(body, chunk->data + (at - begin), at, size))
-            return;
-        at += size;
-    }
+    size_t size = slice_at(body, begin + body->at);
+    if (size > end - begin - body->at)
+        size = (size_t)(end - begin - body->at);
+    if (stopped(body) || !read_region(body, chunk->data + body->at, begin + body->at, size))
+        return false;
+    body->at += size;
+    return begin + body->at < end;
 }
 
-static void body_run(struct ts3_job *job)
+static bool body_run(struct ts3_job *job)
 {
     struct ts3_body *body = TS3_MEMBER(job, struct ts3_body, job);
-    if (body->task == TS3_TASK_PREPARE)
-        prepare_run(body);
-    else
-        chunk_run(body);
+    return body->task == TS3_TASK_PREPARE ? prepare_step(body) : chunk_step(body);
+}
+
+static void prepare_at_once(struct ts3_body *body)
+{
+    body->at = 0;
+    while (prepare_step(body))
+        continue;
 }
 
 /* --- on the submitter's thread --- */
@@ -154,7 +159,7 @@ void ts3_body_prepare_small(struct ts3_body *body)
 {
     if (body->kind != TS3_BODY_MEMORY || body->size_bytes > TS3_BODY_INLINE_BYTES)
         return;
-    prepare_run(body);
+    prepare_at_once(body);
     body->prepared = body->error == TS3_OK;
     body->error = TS3_OK; /* ts3_body_prepare tries again, and tells */
 }
@@ -165,6 +170,7 @@ static void start_job(struct ts3_body *body, enum ts3_body_task task, struct ts3
                       bool urgent)
 {
     body->task = task;
+    body->at = 0;
     body->working = true;
     ts3_pool_submit(pool, &body->job, urgent);
 }
@@ -202,7 +208,7 @@ enum ts3_err ts3_body_prepare(struct ts3_body *body, struct ts3_pool *pool, bool
             err = ts3_md5_base64(body->digest, "", 0, body->md5);
         body->prepared = err == TS3_OK;
     } else if (body->kind == TS3_BODY_MEMORY && body->size_bytes <= TS3_BODY_INLINE_BYTES) {
-        prepare_run(body);
+        prepare_at_once(body);
         err = body->error;
         body->prepared = err == TS3_OK;
     } else {

@@ -7,8 +7,8 @@
  * yet, reading says pause.
  *
  * Owner: the request.  Thread: the loop's, except for what its job works on between
- *   ts3_pool_submit and the job's return: then data, digests, error and the chunk being filled
- *   belong to the worker.  The caller's memory is only read.
+ *   ts3_pool_submit and the job's return, or its withdrawal: then data, digests, hash, error and
+ *   the chunk being filled belong to the worker.  The caller's memory is only read.
  * Errors: error and error_number after a job; TS3_EIO with error_number 0 means the file ended
  *   before the region did.
  * Limits: TS3_BODY_CHUNK_BYTES a chunk, two chunks. */
@@ -25,7 +25,7 @@
 #include "net/ts3_worker.h"
 
 #define TS3_BODY_CHUNK_BYTES ((size_t)512 << 10)
-/* between two looks at stop; small enough for the CPU's cache */
+/* one step of a worker; small enough for the CPU's cache */
 #define TS3_BODY_SLICE_BYTES ((size_t)128 << 10)
 /* memory up to this is hashed by the loop itself */
 #define TS3_BODY_INLINE_BYTES ((size_t)16 << 10)
@@ -54,6 +54,8 @@ struct ts3_body {
     bool want_md5;
     char sha256[TS3_SHA256_HEX_BYTES];
     char md5[TS3_MD5_BASE64_BYTES];
+    struct ts3_sha256 hash; /* while it is being prepared ... */
+    uint64_t at;            /* ... up to here; while a chunk is filled, so much of it is */
     enum ts3_err error;
     int error_number;
     bool prepared; /* digests are there, bytes can be read */

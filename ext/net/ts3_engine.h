@@ -225,7 +225,8 @@ struct ts3_engine_stats {
     uint64_t loop_p999_us;
     uint64_t loop_max_us;
     /* the same of the processor time that the loop took: without what others ran meanwhile on the
-     * cores that it wanted */
+     * cores that it wanted.  A turn of less than 200 us counts with its time by the clock, and a
+     * longer one with what it took at most, since the time of short ones before it may be in it */
     uint64_t loop_cpu_p999_us;
     uint64_t loop_cpu_max_us;
     int64_t skew_s;

@@ -18,12 +18,14 @@
 #include "net/ts3_attempt.h"
 #include "net/ts3_engine_priv.h"
 #include "net/ts3_schedule.h"
+#include "net/ts3_turn.h"
 #include "net/ts3_verdict.h"
 
 #define LOOP_EVENTS 64
 #define LOOP_ENDED 64 /* requests that have ended before their events are told, at the most */
 #define LOOP_LOOK_US 200 /* for so long is it known which idle sockets are readable */
-#define LOOP_SLICE_US 1000 /* for so long are sockets worked on in one turn */
+#define LOOP_LONG_US 200 /* of turns that take longer, the processor time is looked at */
+#define LOOP_SLICE_US 250 /* for so long are sockets worked on in one turn */
 #define IDLE_US ((int64_t)TS3_SLOT_IDLE_S * 1000000)
 #define LOOP_SLEEP_MS                                                                              \
     60000 /* the longest poll; there is nothing to do then, it only bounds the arithmetic */
@@ -75,7 +77,7 @@ static enum ts3_err init_poll(struct ts3_loop *loop)
     loop->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     if (loop->epoll_fd < 0)
         return TS3_EIO;
-    struct epoll_event event = {.events = EPOLLIN, .data.fd = loop->shared->wake_fd};
+    struct epoll_event event = {.events = EPOLLIN | EPOLLET, .data.fd = loop->shared->wake_fd};
     return epoll_ctl(loop->epoll_fd, EPOLL_CTL_ADD, loop->shared->wake_fd, &event) == 0 ? TS3_OK
                                                                                         : TS3_EIO;
 }
@@ -95,6 +97,7 @@ static void init_plain(struct ts3_loop *loop, struct ts3_engine *engine)
     loop->curl_due_us = TS3_TIMER_NEVER;
     ts3_list_init(&loop->all);
     ts3_list_init(&loop->ended);
+    ts3_list_init(&loop->waiting);
     for (int i = 0; i < TS3_PRIORITIES; i++) {
         ts3_list_init(&loop->body_queue[i]);
         ts3_list_init(&loop->ready_queue[i]);
@@ -286,7 +289,7 @@ static void on_silence(struct ts3_loop *loop, struct ts3_request *request)
         [TS3_PHASE_RECEIVE] = {TS3_TRANSPORT_STALL, "receiving stalled"},
     };
     bool sending = request->phase == TS3_PHASE_SEND || request->phase == TS3_PHASE_WAIT;
-    if (request->paused || (sending && kernel_sends(request)))
+    if (request->paused || ts3_turn_waits(request->slot) || (sending && kernel_sends(request)))
         request->progress_us = loop->now_us;
     int64_t due_us = request->progress_us + phase_limit_us(loop, request);
     if (due_us > loop->now_us) {
@@ -458,12 +461,20 @@ void ts3_loop_look(struct ts3_loop *loop)
     loop->looked_us = now_us;
 }
 
-static bool has_fd(const struct epoll_event *events, int count, int fd)
+/* The processor's clock costs a system call, so a short turn is counted with its time by the other
+ * clock, which it cannot exceed.  The difference to the last time it was read is that of all turns
+ * since. */
+static void count_turn(struct ts3_loop *loop, int64_t busy_us)
 {
-    for (int i = 0; i < count; i++)
-        if (events[i].data.fd == fd)
-            return true;
-    return false;
+    int64_t cpu_us = busy_us;
+    ts3_hist_add(&loop->busy, (uint64_t)busy_us);
+    if (busy_us >= LOOP_LONG_US) {
+        int64_t now_us = thread_cpu_us();
+        if (now_us - loop->cpu_us < busy_us)
+            cpu_us = now_us - loop->cpu_us;
+        loop->cpu_us = now_us;
+    }
+    ts3_hist_add(&loop->cpu, (uint64_t)cpu_us);
 }
 
 static void turn(struct ts3_loop *loop)
@@ -475,16 +486,20 @@ static void turn(struct ts3_loop *loop)
     if (count < 0)
         count = 0; /* EINTR; there is no other reason for this descriptor */
     int64_t begun_us = real_us();
-    posted = ts3_shared_awake(loop->shared, has_fd(events, count, loop->shared->wake_fd));
+    posted = ts3_shared_awake(loop->shared);
     loop->now_us = loop->clock->mono_us(loop->clock->ctx);
     loop->looked_us = count < LOOP_EVENTS ? begun_us : begun_us - LOOP_LOOK_US;
     int64_t until_us = begun_us + LOOP_SLICE_US;
+    loop->turn++;
     drop_stale(loop, events, count);
     if (posted) {
         take_posted(loop);
         tell_ended(loop); /* what was cancelled, before sockets take their time */
     }
-    act(loop, events, count, until_us);
+    bool some_wait = !ts3_list_empty(&loop->waiting);
+    act(loop, events, count, some_wait ? until_us - LOOP_SLICE_US / 2 : until_us);
+    if (some_wait)
+        ts3_turn_go_on(loop, until_us);
     run_curl_timer(loop, until_us);
     (void)take_finished(loop);
     tell_ended(loop);
@@ -495,13 +510,11 @@ static void turn(struct ts3_loop *loop)
     run_curl_timer(loop, until_us); /* what was started goes out now, not a poll later */
     bool room = take_finished(loop) || loop->connecting < connecting;
     tell_ended(loop);
-    loop->hurry = (loop->hurry || room) && ts3_schedule_waits(loop);
+    loop->hurry = ((loop->hurry || room) && ts3_schedule_waits(loop)) ||
+                  !ts3_list_empty(&loop->waiting);
     if (loop->sockets.idle_count > 0 && loop->idle_timer.slot == 0)
         ts3_timers_set(&loop->timers, &loop->idle_timer, loop->now_us + IDLE_US);
-    ts3_hist_add(&loop->busy, (uint64_t)(real_us() - begun_us));
-    int64_t cpu_us = thread_cpu_us();
-    ts3_hist_add(&loop->cpu, (uint64_t)(cpu_us - loop->cpu_us));
-    loop->cpu_us = cpu_us;
+    count_turn(loop, real_us() - begun_us);
 }
 
 void *ts3_loop_main(void *arg)

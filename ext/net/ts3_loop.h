@@ -49,6 +49,8 @@ struct ts3_loop {
     struct ts3_timers timers;
     struct ts3_timer idle_timer; /* armed while connections are idle */
     struct ts3_slots slots;
+    struct ts3_link waiting; /* slots whose transfers have received their share of a turn */
+    uint64_t turn;           /* which one this is, from 1 */
     struct ts3_link all;                         /* every request the loop owns */
     struct ts3_link body_queue[TS3_PRIORITIES];  /* STAGE_BODY */
     struct ts3_link ready_queue[TS3_PRIORITIES]; /* STAGE_READY */
@@ -86,8 +88,8 @@ struct ts3_loop {
     atomic_uint_fast64_t bytes_up;
     atomic_uint_fast64_t bytes_down;
     struct ts3_hist busy; /* how long each turn was away from its poll */
-    struct ts3_hist cpu;  /* the processor time of each turn, its poll included */
-    int64_t cpu_us;       /* of the thread, at the last turn's end */
+    struct ts3_hist cpu;  /* the processor time of each turn, or what it was at most */
+    int64_t cpu_us;       /* of the thread, at the end of the last turn that was long */
 };
 
 enum ts3_err ts3_loop_init(struct ts3_loop *loop, struct ts3_engine *engine);

@@ -102,14 +102,9 @@ bool ts3_shared_sleep(struct ts3_shared *shared)
     return atomic_load(&shared->posted);
 }
 
-bool ts3_shared_awake(struct ts3_shared *shared, bool readable)
+bool ts3_shared_awake(struct ts3_shared *shared)
 {
     atomic_store(&shared->sleeping, false);
-    if (readable) {
-        uint64_t count;
-        while (read(shared->wake_fd, &count, sizeof count) < 0 && errno == EINTR)
-            continue;
-    }
     return atomic_exchange(&shared->posted, false);
 }
 

@@ -23,7 +23,7 @@ struct ts3_shared {
     /* A page that the kernel clears in a forked child, which is cheaper to ask than it; NULL where
      * there is no such thing (before Linux 4.14). */
     volatile unsigned char *mine;
-    int wake_fd; /* eventfd in the loop's epoll set */
+    int wake_fd; /* eventfd in the loop's epoll set; never read: each write is an edge */
     atomic_size_t used_bytes;
     atomic_size_t reserved_bytes; /* of the limit, for what connections hold: an eighth at most */
     struct ts3_blocks blocks; /* of windows and bodies; used and kept together stay below the limit */
@@ -43,9 +43,8 @@ bool ts3_shared_forked(const struct ts3_shared *shared);
 void ts3_shared_wake(struct ts3_shared *shared);
 /* The loop: before polling; true when there is something to look at, so that it must not sleep. */
 bool ts3_shared_sleep(struct ts3_shared *shared);
-/* The loop: after polling; readable says whether wake_fd was.  True when there is something to
- * look at. */
-bool ts3_shared_awake(struct ts3_shared *shared, bool readable);
+/* The loop: after polling; true when there is something to look at. */
+bool ts3_shared_awake(struct ts3_shared *shared);
 
 enum ts3_err ts3_shared_charge(struct ts3_shared *shared, size_t bytes);
 /* For what cannot be refused; may take used beyond the limit. */

@@ -7,6 +7,7 @@
 #include "net/ts3_attempt.h"
 #include "net/ts3_loop.h"
 #include "net/ts3_sockets.h"
+#include "net/ts3_turn.h"
 
 #define SLOT_TEXT_BYTES ((size_t)128 << 10)
 
@@ -48,6 +49,8 @@ static size_t on_body(char *bytes, size_t one, size_t size, void *arg)
 {
     struct ts3_slot *slot = arg;
     (void)one;
+    if (!ts3_turn_may_receive(slot, size))
+        return CURL_WRITEFUNC_PAUSE;
     return ts3_attempt_on_body(slot->loop, slot->request, bytes, size) ? size : 0;
 }
 
@@ -77,12 +80,10 @@ static int on_request(void *arg, char *remote_ip, char *local_ip, int remote_por
     return CURL_PREREQFUNC_OK;
 }
 
-void ts3_slot_on_socket(CURL *easy, curl_socket_t fd)
+struct ts3_slot *ts3_slot_of(CURL *easy)
 {
     struct ts3_slot *slot = NULL;
-    /* NULL for the handle that libcurl itself uses to close connections. */
-    if (curl_easy_getinfo(easy, CURLINFO_PRIVATE, &slot) == CURLE_OK && slot != NULL)
-        slot->fd = fd;
+    return curl_easy_getinfo(easy, CURLINFO_PRIVATE, &slot) == CURLE_OK ? slot : NULL;
 }
 
 /* --- options that never change --- */
@@ -205,6 +206,7 @@ enum ts3_err ts3_slots_take(struct ts3_slots *slots, struct ts3_loop *loop,
     slot->request = request;
     slot->connected = false;
     slot->fd = CURL_SOCKET_BAD;
+    ts3_turn_begin(slot);
     slot->error[0] = '\0';
     *out = slot;
     return TS3_OK;

@@ -11,6 +11,7 @@
 
 #include "core/ts3_buf.h"
 #include "net/ts3_engine.h"
+#include "net/ts3_list.h"
 
 struct ts3_loop;
 struct ts3_request;
@@ -31,6 +32,9 @@ struct ts3_slot {
     struct curl_slist headers[TS3_SLOT_HEADERS]; /* point into text: no allocation for each */
     bool connected;                              /* the request began to go out on a connection */
     curl_socket_t fd;                            /* of that connection, or CURL_SOCKET_BAD */
+    struct ts3_link waiting; /* for the next turn, having received its share (ts3_turn.h) */
+    uint64_t turn;           /* the one that turn_bytes were received in */
+    size_t turn_bytes;
     char error[CURL_ERROR_SIZE];
 };
 
@@ -48,7 +52,7 @@ enum ts3_err ts3_slots_take(struct ts3_slots *slots, struct ts3_loop *loop,
                             struct ts3_request *request, struct ts3_slot **slot);
 void ts3_slots_give(struct ts3_slots *slots, struct ts3_slot *slot);
 
-/* libcurl watches this socket for the handle. */
-void ts3_slot_on_socket(CURL *easy, curl_socket_t fd);
+/* The slot of a handle; NULL for the one that libcurl itself uses to close connections. */
+struct ts3_slot *ts3_slot_of(CURL *easy);
 
 #endif

@@ -11,7 +11,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "net/ts3_slot.h"
+#include "net/ts3_turn.h"
 
 void ts3_sockets_init(struct ts3_sockets *sockets, const struct ts3_alloc *alloc, int epoll_fd,
                       const int64_t *now_us)
@@ -139,12 +139,14 @@ static int on_close(void *arg, curl_socket_t fd)
 }
 
 /* A connection that becomes idle stays in the epoll set: it is told of when something comes that
- * was not asked for, and the next request finds it watched. */
+ * was not asked for, and the next request finds it watched.  One whose transfer waits for its next
+ * turn stays as well, and is not idle. */
 static int on_watch(CURL *easy, curl_socket_t fd, int what, void *arg, void *unused)
 {
     struct ts3_sockets *sockets = arg;
     (void)unused;
     struct ts3_socket *entry = record(sockets, fd);
+    struct ts3_slot *slot = ts3_slot_of(easy);
     if (entry == NULL)
         return 0;
     if (what == CURL_POLL_REMOVE) {
@@ -153,16 +155,24 @@ static int on_watch(CURL *easy, curl_socket_t fd, int what, void *arg, void *unu
             return 0;
         }
         watch(sockets, entry, EPOLLIN);
-        set_idle(sockets, entry, true);
+        set_idle(sockets, entry, slot == NULL || !ts3_turn_waits(slot));
         return 0;
     }
-    if (entry->opened)
-        ts3_slot_on_socket(easy, fd);
+    if (entry->opened && slot != NULL)
+        slot->fd = fd;
+    entry->slot = slot;
     set_idle(sockets, entry, false);
     watch(sockets, entry,
           (what & CURL_POLL_IN ? (uint32_t)EPOLLIN : 0) |
               (what & CURL_POLL_OUT ? (uint32_t)EPOLLOUT : 0));
     return 0;
+}
+
+void ts3_sockets_rest(struct ts3_sockets *sockets, curl_socket_t fd, const struct ts3_slot *slot)
+{
+    struct ts3_socket *entry = fd == CURL_SOCKET_BAD ? NULL : *find(sockets, fd);
+    if (entry != NULL && entry->slot == slot && entry->watched != 0)
+        set_idle(sockets, entry, true);
 }
 
 CURLcode ts3_sockets_attach(struct ts3_sockets *sockets, CURL *easy)

@@ -24,11 +24,14 @@
 
 #define TS3_SOCKET_BUCKETS 256
 
+struct ts3_slot;
+
 struct ts3_socket {
     struct ts3_socket *next; /* in its bucket */
     struct ts3_link idle;    /* opened, and no transfer waits for it; the longest idle first */
     int64_t idle_since_us;
     curl_socket_t fd;
+    const struct ts3_slot *slot; /* whose transfer waited for it last; only compared */
     bool opened;      /* a connection; else one of libcurl's own (the resolver's) */
     uint32_t watched; /* for these events, in the epoll set; 0: not in it */
 };
@@ -54,6 +57,10 @@ void ts3_sockets_free(struct ts3_sockets *sockets);
 /* Sets the callbacks that keep this table on a handle. */
 CURLcode ts3_sockets_attach(struct ts3_sockets *sockets, CURL *easy);
 CURLMcode ts3_sockets_attach_multi(struct ts3_sockets *sockets, CURLM *multi);
+/* The transfer in the slot, whose socket this was, has ended: where libcurl keeps the connection, and
+ * no other transfer has it by now, it is idle. libcurl itself tells of that only where the transfer
+ * still waited for the socket, which one that was paused to its end did not. */
+void ts3_sockets_rest(struct ts3_sockets *sockets, curl_socket_t fd, const struct ts3_slot *slot);
 /* Of a socket that the epoll set says is readable or broken: true when it was idle; then it was
  * shut down, and libcurl need not be told. */
 bool ts3_sockets_readable(struct ts3_sockets *sockets, curl_socket_t fd);

@@ -6,6 +6,7 @@
 #include "net/ts3_worker.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <string.h>
 
 enum ts3_err ts3_pool_init(struct ts3_pool *pool, struct ts3_shared *shared)
@@ -27,6 +28,28 @@ enum ts3_err ts3_pool_init(struct ts3_pool *pool, struct ts3_shared *shared)
     return TS3_OK;
 }
 
+/* Under the mutex. Where it goes on from: before all others, but for urgent ones, of which it is
+ * none. */
+static void put_back(struct ts3_pool *pool, struct ts3_job *job)
+{
+    struct ts3_link *place = pool->todo.next;
+    while (!job->urgent && place != &pool->todo &&
+           TS3_MEMBER(place, struct ts3_job, link)->urgent)
+        place = place->next;
+    job->waiting = true;
+    ts3_list_push(place, &job->link);
+}
+
+/* A worker has always something to do, and what it takes from a loop or a program that want the
+ * same core, it would take for a whole tick of the kernel's (4 ms and more), while all transfers
+ * stand still. */
+static void let_others(struct ts3_pool *pool)
+{
+    pthread_mutex_unlock(&pool->mutex);
+    (void)sched_yield();
+    pthread_mutex_lock(&pool->mutex);
+}
+
 static void *worker_main(void *arg)
 {
     struct ts3_pool *pool = arg;
@@ -42,10 +65,15 @@ static void *worker_main(void *arg)
         struct ts3_job *job = TS3_MEMBER(link, struct ts3_job, link);
         job->waiting = false;
         pthread_mutex_unlock(&pool->mutex);
-        job->run(job);
+        bool more = job->run(job);
         pthread_mutex_lock(&pool->mutex);
-        ts3_list_push(&pool->done, &job->link);
-        ts3_shared_wake(pool->shared);
+        if (more) {
+            put_back(pool, job);
+            let_others(pool);
+        } else {
+            ts3_list_push(&pool->done, &job->link);
+            ts3_shared_wake(pool->shared);
+        }
     }
     pthread_mutex_unlock(&pool->mutex);
     return NULL;
@@ -72,6 +100,7 @@ void ts3_pool_submit(struct ts3_pool *pool, struct ts3_job *job, bool urgent)
 {
     pthread_mutex_lock(&pool->mutex);
     job->waiting = true;
+    job->urgent = urgent;
     if (urgent)
         ts3_list_push_front(&pool->todo, &job->link);
     else

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* A few threads that do what the loop must not wait for: reading files and hashing.
+/* A few threads that do what the loop must not wait for: reading files and hashing, in steps.
+ * Between two steps of a job a worker lets others have the core, and an urgent job goes first;
+ * the job can be withdrawn then, so that a worker that is not given the core holds up nobody.
  * Owner: the engine.  Thread: submit and take are the loop's; a job's data belongs to the worker
  *   between submit and its return by take, and to the loop otherwise (the pool's lock orders the
  *   two).  stop may be set at any time.
@@ -21,9 +23,10 @@
 
 struct ts3_job {
     struct ts3_link link;
-    void (*run)(struct ts3_job *job);
-    atomic_bool stop; /* asks run to return early; it looks between slices */
-    bool waiting;     /* under the pool's mutex: no worker has begun with it */
+    bool (*run)(struct ts3_job *job); /* one step; true: there is more to do */
+    atomic_bool stop; /* asks for an early end: run then does nothing, and returns false */
+    bool urgent;      /* before all that wait and are not */
+    bool waiting;     /* under the pool's mutex: no worker is at it */
 };
 
 struct ts3_pool {
@@ -42,8 +45,8 @@ enum ts3_err ts3_pool_init(struct ts3_pool *pool, struct ts3_shared *shared);
 enum ts3_err ts3_pool_start(struct ts3_pool *pool, uint32_t threads);
 /* urgent: before all that wait. */
 void ts3_pool_submit(struct ts3_pool *pool, struct ts3_job *job, bool urgent);
-/* Takes back a job that no worker has begun with: true; it will not be among the finished ones.
- * False: it is being run, or finished. */
+/* Takes back a job that no worker has begun with, or that is between two steps: true; it will not be
+ * among the finished ones.  False: a step is being run, or all are. */
 bool ts3_pool_withdraw(struct ts3_pool *pool, struct ts3_job *job);
 /* Moves all finished jobs to the list. */
 void ts3_pool_take(struct ts3_pool *pool, struct ts3_link *list);

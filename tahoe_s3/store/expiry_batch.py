@@ -99,14 +99,17 @@ class Batch:
     @inlineCallbacks
     def _delete_shares(self) -> Generator[Deferred[Any], Any, None]:
         keys = [share_key(*share) for share, _ in self._shares]
+        yield self._store.late.about_to_delete(keys)
         try:
             refused = dict((yield self._delete(keys)))
         except S3Error as error:
+            self._store.late.deletion_ended(keys, ())
             if error.outcome != "not_applied":
                 for share, _ in self._shares:
                     self._make_unsure(share)
             raise
         reach("expiry.deleted")
+        self._store.late.deletion_ended(keys, [key for key in keys if key not in refused])
         for (share, row), key in zip(self._shares, keys):
             code = refused.get(key)
             if code is None:
@@ -156,6 +159,7 @@ class Batch:
                     index.doubt_overlay(storage_index, was_deleted=True)
             return
         reach("expiry.leases-deleted")
+        self._store.in_background(self._store.late.forget(*(key for key in left_over if key not in refused)))
         for key, storage_index in left_over.items():
             if key not in refused:
                 index.drop_overlay(storage_index)

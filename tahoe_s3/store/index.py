@@ -12,6 +12,7 @@ the file cannot be used.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,7 +23,7 @@ from typing import Any, Optional, cast
 from twisted.logger import Logger
 
 from tahoe_s3.s3errors import Unavailable
-from tahoe_s3.store.keys import ShareId
+from tahoe_s3.store.keys import LeaseId, ShareId
 from tahoe_s3.store.leases import Lease, merge, pack, unpack
 from tahoe_s3.store.points import reach
 
@@ -45,11 +46,14 @@ _SUM = ".sum"
 # And in those that SQLite has there only while it is open.
 _BESIDE = ("-wal", "-shm", "-journal")
 _FIRST_BYTES = 1 << 16
+MAX_DOUBTED = 10_000
+_DOUBTED = "doubted lease objects"
 
-# `listed`: a listing told of the share first, so there may be a lease object that the listing missed, until somebody
-# asked. latest_s and expirations say of a share's leases, its container's and the lease object's together, what SQL
-# can count with (store/lease_account.py): when the last one ends, and when each does. NULL where any of them is not
-# known. In overlays, the same for the lease object alone.
+# `listed`: there may be a lease object that no listing has shown, until somebody asked: a listing told of the share
+# first, or absences were not known when its storage index got its first share (Index.knows_absences). latest_s and
+# expirations say of a share's leases, its container's and the lease object's together, what SQL can count with
+# (store/lease_account.py): when the last one ends, and when each does. NULL where any of them is not known. In
+# overlays, the same for the lease object alone.
 _SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE shares (
@@ -141,6 +145,7 @@ class Index:
     def __init__(self, path: Path, *, identity: str) -> None:
         """Open or make it. Emptied unless it was closed cleanly and belongs to `identity`."""
         self.path = path
+        self.identity = identity
         is_whole = self._is_whole()
         self._open()
         kept = is_whole and self._is_as_left(identity)
@@ -152,6 +157,8 @@ class Index:
             self._set_meta("schema", str(SCHEMA_VERSION))
         #: Whether what an earlier run knew could be kept.
         self.was_kept = kept
+        #: Whether what has no row here is certainly not in the bucket. store/reconcile.py says so, at each start.
+        self.knows_absences = True
         self._mark("0")
         self._sum_path.unlink(missing_ok=True)
         self._seen = int(self._meta("seen") or "0")
@@ -165,8 +172,12 @@ class Index:
         self.slot_count: int = slots
         #: The bytes of all lease objects together.
         self.lease_bytes: int = self._db.execute("SELECT COALESCE(SUM(size), 0) FROM overlays").fetchone()[0]
+        #: Storage indexes whose lease object is not known to be in the bucket as its row says; at most MAX_DOUBTED.
+        self.doubted_overlays: set[bytes] = {bytes.fromhex(si) for si in json.loads(self.recall(_DOUBTED) or "[]")}
         # What was deleted since the listing under way began: pages that were asked for before may still show it.
         self._deleted: set[ShareId | bytes] | None = None
+        # Whether what has a row here is left as it is by the pages of this listing.
+        self._only_adds = False
 
     @staticmethod
     def delete(path: Path) -> None:
@@ -233,6 +244,7 @@ class Index:
 
     def close(self) -> None:
         """Mark it clean, on disk, and close it. Idempotent is not needed: the Store calls it once."""
+        self.remember(_DOUBTED, json.dumps(sorted(si.hex() for si in self.doubted_overlays)))
         # The mark must not reach the disk before the rows: a checkpoint with synchronous=FULL flushes the file, those
         # pages included that earlier checkpoints wrote without, but only if there is something to checkpoint.
         self._mark("0")
@@ -323,7 +335,8 @@ class Index:
             _PUT_SHARE,
             (
                 storage_index, row.shnum, row.size, row.etag, int(row.etag_is_sure), row.modified_s,
-                KIND_NUMBERS[row.kind], row.data_length, packed, self._seen, *ends, int(listed),
+                KIND_NUMBERS[row.kind], row.data_length, packed, self._seen, *ends,
+                int(listed or (is_first and not self.knows_absences)),
             ),
         )  # fmt: skip
         self.slot_count += is_first
@@ -363,12 +376,17 @@ class Index:
             _PUT_OVERLAY, (storage_index, row.etag, row.modified_s, packed, self._seen, latest_s, row.size)
         )
         self._overlay_changed(storage_index, row)
+        if row.etag:
+            self.doubted_overlays.discard(storage_index)
+        elif len(self.doubted_overlays) < MAX_DOUBTED:
+            self.doubted_overlays.add(storage_index)
 
     def drop_overlay(self, storage_index: bytes) -> None:
         if self._deleted is not None:
             self._deleted.add(storage_index)
         self.lease_bytes -= self._overlay_size(storage_index)
         self._db.execute("DELETE FROM overlays WHERE si=?", (storage_index,))
+        self.doubted_overlays.discard(storage_index)
         self._overlay_changed(storage_index, None)
 
     def doubt_overlay(self, storage_index: bytes, *, was_deleted: bool = False) -> None:
@@ -383,7 +401,8 @@ class Index:
         return 0 if row is None else int(row[0])
 
     def may_have_missed_overlay(self, storage_index: bytes) -> bool:
-        """Whether that there is no row of a lease object may be the fault of a listing that lagged."""
+        """Whether that there is no row of a lease object may be the fault of a listing that lagged. Of a storage index
+        without shares nobody asks."""
         found = self._db.execute("SELECT 1 FROM shares WHERE si=? AND listed LIMIT 1", (storage_index,)).fetchone()
         return found is not None
 
@@ -410,11 +429,22 @@ class Index:
 
     # reconciliation with a listing
 
-    def begin_listing(self) -> None:
-        """From here on every row that is written or confirmed counts as seen by this listing."""
+    def begin_listing(self, *, only_adds: bool = False) -> None:
+        """From here on every row that is written or confirmed counts as seen by this listing. only_adds: it is only to
+        find what the one before, in the same run, did not show; what has been deleted since that one began stays so."""
         self._seen += 1
         self._set_meta("seen", str(self._seen))
-        self._deleted = set()
+        self._only_adds = only_adds
+        if self._deleted is None or not only_adds:
+            self._deleted = set()
+
+    def has_seen(self, name: ShareId | LeaseId) -> bool:
+        """Whether its row was written or confirmed since the last listing began."""
+        if isinstance(name, ShareId):
+            found = self._db.execute("SELECT seen FROM shares WHERE si=? AND shnum=?", name).fetchone()
+        else:
+            found = self._db.execute("SELECT seen FROM overlays WHERE si=?", name).fetchone()
+        return found is not None and bool(found[0] == self._seen)
 
     def end_listing(self) -> None:
         """No more pages of it will come."""
@@ -435,6 +465,7 @@ class Index:
         slots = {si for si, _ in known}
         seen, count, used_bytes, slot_count = self._seen, 0, 0, 0
         same: list[tuple[Any, ...]] = []
+        kept: list[tuple[Any, ...]] = []
         fresh: list[tuple[Any, ...]] = []
         for share, size, etag, modified_s in page:
             old = known.get(share)
@@ -444,6 +475,9 @@ class Index:
             if old is not None and old[1] == size and old[2] == etag:
                 same.append((seen, modified_s, *share))
                 continue
+            if old is not None and self._only_adds:
+                kept.append((seen, *share))
+                continue
             fresh.append((*share, size, etag, 0, modified_s, 0, None, None, seen, None, None, 1))
             used_bytes += size - (0 if old is None else old[1])
             count += old is None
@@ -451,7 +485,9 @@ class Index:
                 slots.add(share.storage_index)
                 slot_count += 1
         self._in_one_go(
-            ("UPDATE shares SET seen=?, modified_s=? WHERE si=? AND shnum=?", same), (_PUT_SHARE, fresh)
+            ("UPDATE shares SET seen=?, modified_s=? WHERE si=? AND shnum=?", same),
+            ("UPDATE shares SET seen=? WHERE si=? AND shnum=?", kept),
+            (_PUT_SHARE, fresh),
         )
         self.share_count += count
         self.used_bytes += used_bytes
@@ -468,12 +504,16 @@ class Index:
         }
         lease_bytes = 0
         same: list[tuple[Any, ...]] = []
+        kept: list[tuple[Any, ...]] = []
         fresh: list[tuple[Any, ...]] = []
         for storage_index, size, etag, modified_s in page:
             old = known.get(storage_index)
             if (old is not None and old[0] == self._seen) or (self._deleted and storage_index in self._deleted):
                 continue
             known[storage_index] = (self._seen, size, etag)
+            if old is not None and old[2] != etag and self._only_adds:
+                kept.append((self._seen, storage_index))
+                continue
             lease_bytes += size - (0 if old is None else old[1])
             if old is not None and old[2] == etag:
                 same.append((self._seen, size, storage_index))
@@ -481,12 +521,14 @@ class Index:
                 fresh.append((storage_index, etag, modified_s, None, self._seen, None, size))
         self._in_one_go(
             ("UPDATE overlays SET seen=?, size=? WHERE si=?", same),
+            ("UPDATE overlays SET seen=? WHERE si=?", kept),
             (_PUT_OVERLAY, fresh),
             # Its leases are those of every share there, and are not known now.
             ("UPDATE shares SET latest_s=NULL, expirations=NULL WHERE si=? AND expirations IS NOT NULL",
              [row[:1] for row in fresh]),
         )  # fmt: skip
         self.lease_bytes += lease_bytes
+        self.doubted_overlays.difference_update(storage_index for storage_index, *_ in fresh)
 
     def _look_up(self, select: str, storage_indexes: list[bytes]) -> Iterator[tuple[Any, ...]]:
         """The rows of these. Keys are sorted by their text, in which digits come before letters: what a page shows is

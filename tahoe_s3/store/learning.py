@@ -125,6 +125,11 @@ def learn_overlay(
     before = index.overlay(storage_index)
     if is_known(before) if before is not None else not index.may_have_missed_overlay(storage_index):
         return True
+    if store.late.kept_leases(storage_index):
+        # What must be there may not be.
+        yield store.slots.run(storage_index, lambda: store.overlay.settle(storage_index))
+        before = index.overlay(storage_index)
+        return before is None or is_known(before)
     key = lease_key(storage_index)
     try:
         got: GetResult = yield store.client.get(key, priority=priority)

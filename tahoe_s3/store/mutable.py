@@ -41,6 +41,7 @@ from tahoe_s3.store.containers import (
     parse_head,
     require_mutable,
 )
+from tahoe_s3.store.hidden import look_locked
 from tahoe_s3.store.index import IMMUTABLE, MUTABLE, ShareRow
 from tahoe_s3.store.keys import ShareId, share_key, si_text, slot_prefix
 from tahoe_s3.store.objects import put_file
@@ -296,12 +297,11 @@ class MutableSlots:
         self, storage_index: bytes, touched: frozenset[int], execute: Callable[[str], R]
     ) -> Generator[Deferred[Any], Any, R]:
         """Where the disk is full the copies in the cache are given up for it; nothing has been put by then."""
-        cache = self._store.cache
         worked_out: tuple[R, list[_Changed], set[int], Path]
         try:
             worked_out = yield self._work_out(storage_index, touched, execute)
         except OSError as error:
-            if not is_full(error) or not cache.shed(cache.size_bytes):
+            if not is_full(error) or not self._store.shed_copies():
                 raise
             worked_out = yield self._work_out(storage_index, touched, execute)
         result, changed, gone, folder = worked_out
@@ -354,6 +354,7 @@ class MutableSlots:
         self, storage_index: bytes, touched: frozenset[int], folder: Path
     ) -> Generator[Deferred[Any], Any, list[_Local]]:
         """All shares of the slot into `folder`, each a file whose bytes are those of the bucket."""
+        yield look_locked(self._store, storage_index, touched)
         rows = self._store.index.shares(storage_index)
         gate = DeferredSemaphore(FETCHES_AT_ONCE)
         versions = self._store.reads.versions
@@ -479,7 +480,7 @@ class MutableSlots:
             reach("slot.before-leases")
             try:
                 yield self._store.overlay.delete(storage_index)
-            except S3Error as error:
+            except (S3Error, OSError) as error:
                 # The shares are gone, which is what was asked for.
                 self.log.warn(
                     "the lease object of {si} is left over: {error}", si=si_text(storage_index), error=str(error)
@@ -498,12 +499,17 @@ class MutableSlots:
 
     @inlineCallbacks
     def _put(self, storage_index: bytes, one: _Changed) -> Generator[Deferred[Any], Any, None]:
-        key = share_key(storage_index, one.shnum)
+        store, key = self._store, share_key(storage_index, one.shnum)
+        must_keep = store.late.must_keep(key)
         reach("slot.before-put")
         try:
-            one.info = yield maybeDeferred(
-                put_file, self._store.client, key, one.path, part_size_bytes=self._store.part_size_bytes
+            info: ObjectInfo = yield maybeDeferred(
+                put_file, store.client, key, one.path, part_size_bytes=store.part_size_bytes
             )
+            if must_keep:
+                size = one.container.size
+                yield store.late.keep(key, etag=info.etag, size=size, path=one.path, sha256=one.sha256)
+            one.info = info
         except Exception as error:
             # Raised when all have ended: what was put must be noted whatever became of the others.
             one.error = error
@@ -536,9 +542,10 @@ class MutableSlots:
         reach("slot.before-delete")
         try:
             yield self._store.client.delete(share_key(*share))
+            reach("slot.after-delete")
+            yield self._store.late.forget(share_key(*share))
         except Exception as error:
             return _Deleted(share, error)
-        reach("slot.after-delete")
         return _Deleted(share, None)
 
     def _adopt_deleted(self, end: _Deleted) -> None:

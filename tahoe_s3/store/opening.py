@@ -56,6 +56,9 @@ RETRY_REFUSED_S = 600.0
 
 MakeClient = Callable[[Any, ClientConfig], S3Client]
 
+# In the index: the instance in the owner's mark of the start that it belongs to.
+_INSTANCE = "instance"
+
 _DISK_SHARE = re.compile(r"[0-9]+")
 _log = Logger()
 
@@ -170,12 +173,17 @@ class Opening:
                 raise
             yield self._confirm()
             reach("open.confirmed")
+            was_there = not was_nobodys or self._store.index.share_count > 0
+            yield self._store.late.begin(is_unclean=was_there and not self._store.index.was_kept)
             yield self._remove_uploads()
         except S3Error as error:
             sentence = explain(error, self._place.config)
             if sentence is not None:
                 raise sentence from None
             raise
+        except OSError as error:
+            # What is kept of keys in doubt can be neither read nor written.
+            raise errors.UnusableFolder(storage_dir=str(self._place.local_dir), detail=str(error)) from None
         rebuild = self._store.rebuild
         if rebuild.refused is not None:
             # Found in a page that came meanwhile.
@@ -213,10 +221,31 @@ class Opening:
         yield self._refuse_owners_above()
         # Since when it is ours: of a node that waited for its bucket, not since its start.
         self._mark = replace(self._mark, since_s=int(time.time()))
-        was_nobodys: bool = yield ownership.claim(
-            self._client, self._mark, bucket=config.bucket, prefix=config.prefix
+        before: ownership.OwnerMark | None = yield ownership.claim(
+            self._client, self._mark, bucket=config.bucket, prefix=config.prefix, on_found=self._found_mark
         )
-        return was_nobodys
+        self._forget_what_is_outlived(before)
+        return before is None
+
+    def _forget_what_is_outlived(self, before: ownership.OwnerMark | None) -> None:
+        """An index that a clean stop has left, and the copies beside it, are right only where that run was the last one
+        on this bucket: of what a later one has done they know nothing, and would be believed until it is listed. There
+        was one where the folder comes from a backup, or a copy of it was started."""
+        store, index = self._store, self._store.index
+        if index.was_kept and (before is None or before.instance != index.recall(_INSTANCE)):
+            _log.warn(
+                "the bucket {bucket} was served from elsewhere since this node's last clean stop here: the index is "
+                "made anew from the bucket", bucket=self._place.config.bucket,
+            )  # fmt: skip
+            index.start_over(identity=self._place.identity)
+            store.rebuild.forget()
+            store.cache.clear()
+        index.remember(_INSTANCE, self._mark.instance)
+
+    def _found_mark(self, found: ownership.OwnerMark | None) -> Deferred[None]:
+        """A start that failed behind this point, and is made again, finds its own mark, or who came meanwhile."""
+        self._store.late.judge(None if found is None else found.instance)
+        return self._store.late.about_to_claim(self._mark.instance)
 
     @inlineCallbacks
     def _confirm(self) -> Generator[Deferred[Any], Any, None]:
@@ -239,7 +268,7 @@ class Opening:
     def _begin_listing(self, *, was_nobodys: bool) -> Deferred[None]:
         config = self._place.config
         return self._store.rebuild.begin(
-            bucket=config.bucket, prefix=config.prefix, needs_share=not self._has_run_before,
+            bucket=config.bucket, prefix=config.prefix, needs_share=not self._has_run_before, was_nobodys=was_nobodys,
             on_refused=lambda error: self._met_owner_below(error, was_nobodys=was_nobodys),
         )  # fmt: skip
 
@@ -318,8 +347,10 @@ class Opening:
     @inlineCallbacks
     def _mend_index(self) -> Generator[Deferred[Any], Any, None]:
         self._store.index.start_over(identity=self._place.identity)
+        self._store.index.remember(_INSTANCE, self._mark.instance)
         self._store.rebuild.forget()
         yield self._begin_listing(was_nobodys=False)
+        self._store.late.mark_undone()
         doubt: str | None = yield self._store.check_still_ours(priority=1)
         self._store.mended()
         _log.warn(

@@ -11,18 +11,21 @@ Owner: the Store. Thread: the reactor's.
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from allmydata.interfaces import NoSpace
 from twisted.internet.defer import Deferred, inlineCallbacks, succeed
 from twisted.logger import Logger
 
-from tahoe_s3.client import Busy, NotFound, ObjectInfo, Page, S3Client, S3Error, Unavailable
+from tahoe_s3.client import Busy, GetResult, NotFound, ObjectInfo, Page, S3Client, S3Error, Unavailable
 from tahoe_s3.store.index import Index, OverlayRow
 from tahoe_s3.store.keys import lease_key, si_text
 from tahoe_s3.store.leases import MAX_LEASES, Lease, OverlayError, merge, overlay_from_json, overlay_to_json
 from tahoe_s3.store.points import reach
 from tahoe_s3.store.slots import Slots
+
+if TYPE_CHECKING:
+    from tahoe_s3.store.late import LateWrites
 
 
 class _Batch:
@@ -38,8 +41,9 @@ class Overlays:
 
     log = Logger()
 
-    def __init__(self, client: S3Client, index: Index, slots: Slots) -> None:
+    def __init__(self, client: S3Client, index: Index, slots: Slots, late: LateWrites) -> None:
         self._client = client
+        self._late = late
         self._index = index
         self._slots = slots
         self._next: dict[bytes, _Batch] = {}
@@ -77,10 +81,11 @@ class Overlays:
         batch = self._next.pop(storage_index)
         if not self._index.shares(storage_index):
             return succeed(None)
-        return self._write(storage_index, batch.leases)
+        return self.write(storage_index, batch.leases)
 
     @inlineCallbacks
-    def _write(self, storage_index: bytes, leases: list[Lease]) -> Generator[Deferred[Any], Any, None]:
+    def write(self, storage_index: bytes, leases: list[Lease]) -> Generator[Deferred[Any], Any, None]:
+        """add(), for who has the lock, of several."""
         known = yield self.read(storage_index)
         merged = merge(known, leases)
         if len(merged) > MAX_LEASES:
@@ -95,16 +100,19 @@ class Overlays:
     @inlineCallbacks
     def _put(self, storage_index: bytes, merged: list[Lease]) -> Generator[Deferred[Any], Any, None]:
         key, body = lease_key(storage_index), overlay_to_json(merged)
+        must_keep = self._late.must_keep(key)
         reach("lease.before-put")
         try:
             info: ObjectInfo = yield self._client.put(key, body, content_type="application/json")
-        except S3Error as error:
-            if error.outcome != "not_applied":
+            reach("lease.after-put")
+            if must_keep:
+                yield self._late.keep(key, etag=info.etag, size=len(body), leases=merged)
+        except (S3Error, OSError) as error:
+            if not isinstance(error, S3Error) or error.outcome != "not_applied":
                 # The object has either these leases or those before. All of them go out with the next write, so
                 # none is lost whichever it is; without an ETag the next start reads the object anew.
                 self._index.put_overlay(storage_index, OverlayRow("", 0, tuple(merged), len(body)))
             raise
-        reach("lease.after-put")
         self._index.put_overlay(storage_index, OverlayRow(info.etag, info.modified_s, tuple(merged), len(body)))
         reach("lease.row")
 
@@ -119,9 +127,14 @@ class Overlays:
             return list(row.leases)
         key = lease_key(storage_index)
         reach("lease.before-get")
+        kept = self._late.kept_leases(storage_index)
         try:
             got = yield self._client.get(key)
         except NotFound:
+            if kept:
+                # Undone. They count all the same, and go out with the next write, or when it is looked after.
+                self._index.put_overlay(storage_index, OverlayRow("", 0, kept))
+                return list(kept)
             if row is None:
                 self._index.has_no_overlay(storage_index)
                 return []
@@ -131,13 +144,33 @@ class Overlays:
                 self.log.critical("the lease object {key} has vanished from the bucket, and its leases", key=key)
             self._index.drop_overlay(storage_index)
             return []
-        try:
-            leases = overlay_from_json(got.data)
-        except OverlayError as error:
-            raise OverlayError(f"{key}: {error}") from None
+        leases = _parse(key, got.data)
         reach("lease.after-get")
-        self._index.put_overlay(storage_index, OverlayRow(got.etag, got.modified_s, tuple(leases), len(got.data)))
-        return leases
+        merged = merge(leases, kept)
+        etag = got.etag if merged == leases else ""
+        self._index.put_overlay(storage_index, OverlayRow(etag, got.modified_s, tuple(merged), len(got.data)))
+        return merged
+
+    @inlineCallbacks
+    def settle(self, storage_index: bytes) -> Generator[Deferred[Any], Any, None]:
+        """Ask the bucket what it has, and write what is missing there: of an object whose last write had no answer, or
+        that an older write may have undone. Under the lock."""
+        key, row = lease_key(storage_index), self._index.overlay(storage_index)
+        known: tuple[Lease, ...] = () if row is None or row.leases is None else row.leases
+        try:
+            got: GetResult | None = yield self._client.get(key)
+        except NotFound:
+            got = None
+        there = [] if got is None else _parse(key, got.data)
+        merged = merge(there, known, self._late.kept_leases(storage_index))
+        if merged != there and self._index.shares(storage_index):
+            if self._late.kept_leases(storage_index):
+                self.log.warn("{key} was undone by a write that had no answer; it is written again", key=key)
+            yield self._put(storage_index, merged)
+        elif got is None:
+            self._index.drop_overlay(storage_index)
+        else:
+            self._index.put_overlay(storage_index, OverlayRow(got.etag, got.modified_s, tuple(there), len(got.data)))
 
     @inlineCallbacks
     def _is_listed(self, key: str) -> Generator[Deferred[Any], Any, bool]:
@@ -153,9 +186,17 @@ class Overlays:
         reach("lease.before-delete")
         try:
             yield self._client.delete(lease_key(storage_index))
-        except S3Error as error:
-            if error.outcome != "not_applied":
+            reach("lease.after-delete")
+            yield self._late.forget(lease_key(storage_index))
+        except (S3Error, OSError) as error:
+            if not isinstance(error, S3Error) or error.outcome != "not_applied":
                 self._index.doubt_overlay(storage_index, was_deleted=True)
             raise
-        reach("lease.after-delete")
         self._index.drop_overlay(storage_index)
+
+
+def _parse(key: str, data: bytes) -> list[Lease]:
+    try:
+        return overlay_from_json(data)
+    except OverlayError as error:
+        raise OverlayError(f"{key}: {error}") from None

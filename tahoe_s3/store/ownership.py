@@ -15,9 +15,9 @@ import socket
 import time
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Callable
 
-from twisted.internet.defer import Deferred, inlineCallbacks
+from twisted.internet.defer import Deferred, inlineCallbacks, succeed
 
 from tahoe_s3 import errors
 from tahoe_s3.client import NotFound, Priority, S3Client, S3Error
@@ -112,21 +112,27 @@ def refuse_other(mark: OwnerMark | None, *, bucket: str, prefix: str, nodeid: st
 
 
 @inlineCallbacks
-def claim(client: S3Client, mark: OwnerMark, *, bucket: str, prefix: str) -> Generator[Deferred[Any], Any, bool]:
+def claim(
+    client: S3Client, mark: OwnerMark, *, bucket: str, prefix: str,
+    on_found: Callable[[OwnerMark | None], Deferred[None]] = lambda _: succeed(None),
+) -> Generator[Deferred[Any], Any, OwnerMark | None]:  # fmt: skip
     """Write the mark where nobody else's is, and read it back.
 
     Of two that start at once the first may not see the other's yet: confirm() is to be called later in the start.
-    Fires with whether the place was nobody's before. Raises errors.OwnedByAnother naming the owner, or an S3Error.
+    on_found: called with the mark that was there, ours or none, and waited for before ours is written.
+    Fires with the mark of this node's start before this one, or None where the place was nobody's. Raises
+    errors.OwnedByAnother naming the owner, or an S3Error.
     """
-    before = yield read_mark(client, bucket=bucket, prefix=prefix)
+    before: OwnerMark | None = yield read_mark(client, bucket=bucket, prefix=prefix)
     refuse_other(before, bucket=bucket, prefix=prefix, nodeid=mark.nodeid)
     reach("claim.read")
+    yield on_found(before)
     yield client.put(OWNER_KEY, mark.to_json(), content_type="application/json")
     reach("claim.put")
     after = yield read_mark(client, bucket=bucket, prefix=prefix)
     refuse_other(after, bucket=bucket, prefix=prefix, nodeid=mark.nodeid)
     reach("claim.done")
-    return before is None
+    return before
 
 
 @inlineCallbacks

@@ -64,6 +64,9 @@ POINTS: Final[dict[str, str]] = {
     # what a service applied late, store/late.py
     "late.before-put": "a share was undone by an older write; its local copy is about to be put again",
     "late.after-put": "the bucket has the acknowledged version again; the index has its older ETag",
+    "late.linked": "the bucket has a new version of a share in doubt, the journal a copy of it and no row",
+    "late.kept": "the journal has the acknowledged version; the index has the one before, nothing is answered",
+    "late.forgotten": "what was in doubt is deleted in bucket and journal; the index still has it",
     # expiry, store/expiry.py and expiry_batch.py
     "expiry.confirmed": "the bucket is still this node's; no lock is taken",
     "expiry.taken": "the locks are taken and all is judged again; the multi-delete has not left",
@@ -84,8 +87,15 @@ POINTS: Final[dict[str, str]] = {
     "list.done": "the last page is noted; rows that it did not show are as they were",
     "list.noted": "lease objects that no page showed are in doubt; shares that none showed are not asked for yet",
     "open.confirmed": "the mark was looked at again; multipart uploads of earlier runs are there",
+    "open.settled": "what was unsure is known, what an older write had undone is put right",
     "open.upload-removed": "one multipart upload of an earlier run is removed, others are not",
     "open.done": "everything is in order; nothing is served yet",
+    # what the listing has not come to, store/reconcile.py
+    "lookup.asked": "the bucket has told the shares of one storage index; the index has no row of them",
+    "lookup.noted": "the index has them and counts as right about them; who asked is not answered",
+    # shares that have vanished, store/store.py
+    "vanish.before-drop": "the last HEAD has said 404, and the bucket is ours; the index has the row",
+    "vanish.dropped": "the row is dropped; what was read of the share is not forgotten",
     # the stop, server.py, store/store.py, cache.py, index.py
     "stop.begun": "nothing new is begun; uploads are under way",
     "stop.uploads-ended": "uploads have their outcome; leases and read-test-writes may be under way",

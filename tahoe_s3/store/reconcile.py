@@ -11,10 +11,18 @@ pages (store/index.py). What no page showed is asked for again, minutes apart (S
 off goes on behind its last page, after a pause. A clean stop remembers how far it came; the next start begins there,
 and lists what lies before afterwards, so that each start has seen the whole bucket once.
 
+Listings of some services lag. So an index that began with nothing does not know what is absent (Index.knows_absences):
+no lease object is written before it was asked for, until a whole listing has been made that began LAG_S or more after
+the index did, by which time every listing shows what was written before. Where the node runs for so long it lists the
+bucket once more for that, and takes from it only what it has no row of; else the next start's listing is the one. What
+is written since the index began has rows. A bucket that was nobody's, and where nothing of ours is listed, has nothing
+to hide.
+
 Owner: the Store. Thread: the reactor's, one page of at most a thousand keys a turn once the node serves. Errors:
 those of the listing before the node serves are begin()'s; later ones are logged and tried again. look_up() fails with
 an S3Error: nobody is told that there is no share before the bucket has said so. Limits: MAX_LOOKED_UP storage indexes
-are remembered as looked up. Requests: those of S3Client.list_all, and one for each storage index that is looked up.
+are remembered as looked up. Requests: those of S3Client.list_all, once more LAG_S after an unclean stop, and one for
+each storage index that is looked up.
 """
 
 from __future__ import annotations
@@ -63,10 +71,14 @@ LOOK_UP_S = 60.0
 #: Shares that no page showed and that are being asked for, at most; the others wait for PAUSE_S.
 MAX_VANISHING = 5000
 PAUSE_S = 60.0
+#: What was written so many seconds before a listing began is shown by it, whatever the service.
+LAG_S = 1800.0
 #: Seconds between two lines of progress in the log.
 TELL_EVERY_S = 60.0
 
 _CHECKPOINT = "listing"
+# By the service's clock: when the index began with nothing; "" once it knows absences.
+_BEGAN = "the index's beginning"
 # After every digit: behind all keys that begin with the prefix of a storage index's shares.
 _BEHIND_DIGITS = ":"
 
@@ -119,6 +131,9 @@ class Rebuild:
         self._part = 0.0
         self._since_s: float | None = None
         self._told_s = 0.0
+        # By the service's clock: when the index began with nothing, and when the listing under way did.
+        self._index_began_s = self._began_s = 0.0
+        self._was_nobodys = self._has_ours = False
         self._failures = 0
         self._problem: str | None = None
         self._looked_up: set[bytes] = set()
@@ -193,43 +208,50 @@ class Rebuild:
         if self.covers(storage_index):
             # The listing came by meanwhile, and what has changed since then is not known to this answer.
             return
+        reach("lookup.asked")
         self._store.index.confirm_shares(found)
         if len(self._looked_up) >= MAX_LOOKED_UP:
             self._looked_up.clear()
         self._looked_up.add(storage_index)
+        reach("lookup.noted")
 
     # its life
 
     def begin(
-        self, *, bucket: str, prefix: str, needs_share: bool, on_refused: Callable[[errors.NestedOwner], None]
-    ) -> Deferred[None]:
+        self, *, bucket: str, prefix: str, needs_share: bool, was_nobodys: bool,
+        on_refused: Callable[[errors.NestedOwner], None],
+    ) -> Deferred[None]:  # fmt: skip
         """List the bucket. Fires when the node may serve; fails with an S3Error or errors.NestedOwner.
 
         Called again, after the start failed, it goes on where it was. bucket, prefix: for messages. needs_share: the
-        node must not be made before it is known whether there is any share. on_refused is called when another node's
-        mark is found later.
+        node must not be made before it is known whether there is any share. was_nobodys: there was no owner's mark
+        before this start. on_refused is called when another node's mark is found later.
         """
         self.stop()
-        index = self._store.index
         if not self._has_begun:
             self._has_begun = True
             self._position, self._answers_for_all = self._checkpoint()
         if not self._is_sorted:
             self._position = ""
-        index.begin_listing()
-        reach("list.begun")
+        self._recall_beginning()
+        self._begin_listing()
         self._store.foreign_keys = 0
         self._bucket, self._prefix, self.refused = bucket, prefix, None
         self._is_stopped = self._is_complete = self._has_waited = False
-        self._is_sorted, self._upto, self._keys = True, "", 0
+        self._was_nobodys, self._keys = was_nobodys, 0
         self._needs_share, self._on_refused = needs_share, on_refused
         self._since_s = self._told_s = self._store.reactor.seconds()
         starting = self._starting = Deferred(lambda _: None)
         self._start_timer = self._store.reactor.callLater(START_WAIT_S, self._wait_no_more)
-        run = self._run()
-        run.addCallbacks(self._tell_started, self._ended_badly)
-        self._store.in_background(run)
+        self._store.in_background(self._run().addErrback(self._ended_badly))
         return starting
+
+    def _begin_listing(self, *, only_adds: bool = False) -> None:
+        """From the position on. only_adds: see Index.begin_listing()."""
+        self._store.index.begin_listing(only_adds=only_adds)
+        reach("list.begun")
+        self._is_sorted, self._upto, self._has_ours = True, "", False
+        self._began_s = self._service_time_s()
 
     def forget(self) -> None:
         """The index was emptied while the node runs: the next begin() begins with nothing."""
@@ -266,6 +288,56 @@ class Rebuild:
         except (ValueError, KeyError, TypeError) as error:
             self.log.warn("how far the last listing came cannot be read: {error}", error=repr(error))
         return "", False
+
+    # what listings that lag hide
+
+    def _service_time_s(self) -> float:
+        """By the service's clock, as far as it has told: this machine's may be set while the node is stopped."""
+        return float(self._store.reactor.seconds()) + (self._store.client.clock_difference_s or 0.0)
+
+    def _recall_beginning(self) -> None:
+        """When the index began with nothing: now, unless it was kept."""
+        index, now_s = self._store.index, self._service_time_s()
+        text = index.recall(_BEGAN)
+        index.knows_absences = text == ""
+        try:
+            # One that lies ahead would be waited for.
+            self._index_began_s = min(now_s, float(text or now_s))
+        except ValueError as error:
+            self.log.warn("when the index began cannot be read: {error}", error=str(error))
+            self._index_began_s = now_s
+        if not index.knows_absences:
+            index.remember(_BEGAN, repr(self._index_began_s))
+
+    def _note_absences(self) -> None:
+        """A whole listing has come. Did it begin so late that nothing can be hidden from it?"""
+        is_new = self._was_nobodys and not self._has_ours
+        if is_new or self._began_s - self._index_began_s >= LAG_S:
+            self._store.index.knows_absences = True
+            self._store.index.remember(_BEGAN, "")
+
+    def _schedule_another(self) -> None:
+        """Another listing, so late that it shows what this one may have hidden, if anything can be."""
+        if not self._store.index.knows_absences:
+            wait_s, began_s = self._index_began_s + LAG_S - self._service_time_s(), self._began_s
+            self._store.later(max(0.0, min(wait_s, LAG_S)), lambda: self._list_once_more(began_s))
+
+    def _list_once_more(self, began_s: float) -> None:
+        if self._is_stopped or self._began_s != began_s:
+            # It was begun anew meanwhile.
+            return
+        if self._service_time_s() < self._index_began_s + LAG_S:
+            self._schedule_another()
+        else:
+            self._store.in_background(self._run_once_more().addErrback(self._ended_badly))
+
+    @inlineCallbacks
+    def _run_once_more(self) -> Generator[Deferred[Any], Any, None]:
+        self._position = ""
+        self._begin_listing(only_adds=True)
+        yield self._list()
+        yield self._finish()
+        self._schedule_another()
 
     # before the node serves
 
@@ -318,6 +390,8 @@ class Rebuild:
             self._upto, self._position = began_at, ""
             yield self._list()
         yield self._finish()
+        self._tell_started(None)
+        self._schedule_another()
 
     @inlineCallbacks
     def _list(self) -> Generator[Deferred[Any], Any, None]:
@@ -409,8 +483,10 @@ class Rebuild:
         if shares:
             index.confirm_shares(shares)
         # Only now: a page that could not be noted comes again.
-        self._store.foreign_keys += foreign
-        self._keys += len(page.entries)
+        self._has_ours = self._has_ours or bool(shares or overlays)
+        if not self._is_complete:
+            self._store.foreign_keys += foreign
+            self._keys += len(page.entries)
         self._position = last
         self._failures, self._problem = 0, None
         self._note_progress()
@@ -440,7 +516,9 @@ class Rebuild:
         """Every page was noted. What none of them showed may be the fault of a listing that lags."""
         store, index = self._store, self._store.index
         reach("list.done")
-        index.end_listing()
+        self._note_absences()
+        if index.knows_absences:
+            index.end_listing()
         self._answers_for_all = True
         self._looked_up.clear()
         for overlays in index.unseen_overlays():

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Generator
 from typing import Any, Callable, Protocol, TypeVar
 
-from twisted.internet.defer import Deferred, inlineCallbacks, maybeDeferred
+from twisted.internet.defer import Deferred, inlineCallbacks, maybeDeferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -76,6 +76,9 @@ class Slots:
         self._generations: dict[ShareId, int] = {}
         #: Called after the index was made right about a share that had been unsure.
         self.on_settled: Callable[[ShareId], None] = lambda share: None
+        #: Called with what the bucket was found to have of a share, under its lock; fires with what it has when older
+        #: writes that were applied late have been put right (store/undone.py).
+        self.put_right: Callable[[ShareId, ShareRow | None], Deferred[ShareRow | None]] = _as_it_is
         self._changes = 0
         #: The generation of all shares that are not in _generations.
         self._forgotten = 0
@@ -210,6 +213,7 @@ class Slots:
             shnum = min(self._unsure[storage_index])
             generation = self.generation(storage_index, shnum)
             found = yield self._look(storage_index, shnum)
+            found = yield self.put_right(ShareId(storage_index, shnum), found)
             if self.generation(storage_index, shnum) == generation:
                 self._adopt(storage_index, shnum, found)
 
@@ -244,6 +248,10 @@ class Slots:
             self._unsure.pop(storage_index, None)
         self.on_settled(ShareId(storage_index, shnum))
         reach("unsure.settled")
+
+
+def _as_it_is(_: ShareId, found: ShareRow | None) -> Deferred[ShareRow | None]:
+    return succeed(found)
 
 
 def _run(_: object, mine: _Operation) -> Deferred[Any]:

@@ -107,7 +107,9 @@ class Store:
             is_unsure=self.slots.is_share_unsure,
         )
         self.slots.on_settled = self.space.settled
-        self.overlay = Overlays(client, index, self.slots)
+        self.late = LateWrites(self, local_dir=local_dir)
+        self.slots.put_right = self.late.put_right
+        self.overlay = Overlays(client, index, self.slots, self.late)
         self.reads = ReadCache(
             client, index, self.slots, reactor=reactor, on_vanished=self.vanished, budget_bytes=READ_BUDGET_BYTES
         )
@@ -115,7 +117,6 @@ class Store:
         if not index.was_kept:
             self.cache.clear()
         self.mutable = MutableSlots(self)
-        self.late = LateWrites(self)
         client.on_write = self.late.wrote
         self._uploading: Counter[bytes] = Counter()
         self._background: set[Deferred[Any]] = set()
@@ -268,8 +269,15 @@ class Store:
         free_bytes = self._disk_free_bytes()
         if size_bytes > free_bytes:
             self.cache.shed(size_bytes - free_bytes)
-            if size_bytes > self._disk_free_bytes():
+            if size_bytes > self._disk_free_bytes() and not (
+                self.late.shed() and size_bytes <= self._disk_free_bytes()
+            ):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def shed_copies(self) -> bool:
+        """Give up all local copies, since the disk is full. Whether there were any."""
+        any_cached, any_kept = self.cache.shed(self.cache.size_bytes), self.late.shed()
+        return any_cached or any_kept
 
     def _disk_free_bytes(self) -> int:
         free_bytes = get_available_space(str(self.incoming_dir), 0)
@@ -350,7 +358,7 @@ class Store:
         self.in_background(checked)
 
     def _cannot_tell(self, failure: Failure, share: ShareId, number: int) -> int:
-        failure.trap(S3Error)
+        failure.trap(S3Error, OSError)
         self.log.warn("cannot tell whether {key} is there: {error}", key=share_key(*share), error=str(failure.value))
         return number
 
@@ -377,16 +385,24 @@ class Store:
             if doubt is not None:
                 self.log.warn("{key} is not there, but it is kept: {doubt}", key=key, doubt=doubt)
                 return number
+            again: ShareRow | None = yield self.late.put_back(share)
+            if again is not None:
+                self.index.put_share(share.storage_index, again)
+                self.share_changed(*share)
+                return None
             self.log.critical(
                 "the share {key} has vanished from the bucket: {count} requests said so, over minutes",
                 key=key, count=len(VANISH_CHECKS_S),
             )  # fmt: skip
+            reach("vanish.before-drop")
             self.index.drop_share(*share, was_deleted=False)
+            reach("vanish.dropped")
             self.share_changed(*share)
             return None
         if (info.size, info.etag) != (row.size, row.etag):
-            fresh = ShareRow(share.shnum, info.size, info.etag, True, info.modified_s)
-            self.index.put_share(share.storage_index, fresh)
+            found = ShareRow(share.shnum, info.size, info.etag, True, info.modified_s)
+            fresh: ShareRow | None = yield self.slots.put_right(share, found)
+            self.index.put_share(share.storage_index, fresh or found)
             self.share_changed(*share)
         return None
 
@@ -413,7 +429,8 @@ class Store:
             yield DeferredList(list(self._background))
         reach("close.quiet")
         is_clean = self._start_problem is None and self.watch.lost is None
-        for step in (self.reads.close, self.cache.close, self.client.close, self.slots.remember_unsure):
+        steps = self.reads.close, self.cache.close, self.client.close, self.late.close, self.slots.remember_unsure
+        for step in steps:
             try:
                 yield maybeDeferred(step)
             except Exception:

@@ -69,13 +69,13 @@ class Spool:
     clients may have allocated, most are not being sent."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         self._fd = -1
 
     def region(self, offset: int, length: int) -> FileRegion:
         """OSError where the file cannot be opened."""
         if self._fd < 0:
-            self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            self._fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         return FileRegion(self._fd, offset, length)
 
     def close(self) -> None:
@@ -406,6 +406,7 @@ class ShareWriter(BucketWriter):
     @inlineCallbacks
     def _store_object(self) -> Generator[Deferred[Any], Any, ObjectInfo]:
         """Under the lock: make the object, or know that it was not made, or mark it unsure."""
+        must_keep, is_ours = self._store.late.must_keep(self.key), True
         try:
             info: ObjectInfo = yield self._put_or_complete()
             is_sure = True
@@ -415,7 +416,10 @@ class ShareWriter(BucketWriter):
                 raise
             found = yield self._look_after(error)
             info, is_sure = ObjectInfo(self.key, found.size, found.etag, found.modified_s), found.etag_is_sure
+            is_ours = not must_keep
         reach("upload.after-put")
+        if must_keep:
+            yield self._keep(info)
         known = (IMMUTABLE, self._max_size, (self._lease,))
         row = ShareRow(self.shnum, self._size, info.etag, is_sure, info.modified_s, *known)
         try:
@@ -427,7 +431,21 @@ class ShareWriter(BucketWriter):
         self._store.space.end(self._promise)
         reach("upload.row")
         self._store.share_changed(self.storage_index, self.shnum)
+        if not is_ours:
+            # An earlier upload's, perhaps, whose container has another lease.
+            yield self._store.overlay.write(self.storage_index, [self._lease])
         return info
+
+    @inlineCallbacks
+    def _keep(self, info: ObjectInfo) -> Generator[Deferred[Any], Any, None]:
+        """An older write of this share may yet be applied; a deletion would leave nobody with its bytes."""
+        late = self._store.late
+        path = self._spool.path if late.may_be_deleted(self.key) else None
+        try:
+            yield late.keep(self.key, etag=info.etag, size=self._size, leases=(self._lease,), path=path)
+        except OSError:
+            self._store.slots.mark_unsure(self.storage_index, self.shnum)
+            raise
 
     def _put_or_complete(self) -> Deferred[ObjectInfo]:
         client = self._store.client

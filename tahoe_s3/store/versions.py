@@ -200,8 +200,14 @@ class Versions:
         row = self._index.share(*share)
         if row is None or row.etag != seen_etag:
             return
-        fresh = ShareRow(share.shnum, info.size, info.etag, True, info.modified_s)
-        if row.kind == IMMUTABLE and row.size == info.size:
+        found: ShareRow | None = yield self._slots.put_right(
+            share, ShareRow(share.shnum, info.size, info.etag, True, info.modified_s)
+        )
+        row = self._index.share(*share)
+        if row is None or row.etag != seen_etag or found is None:
+            return
+        fresh = found
+        if row.kind == IMMUTABLE and row.size == fresh.size:
             # Uploaded again: the same share, as far as its length tells.
             fresh = replace(fresh, kind=row.kind, data_length=row.data_length)
         self._index.put_share(share.storage_index, fresh)

@@ -78,7 +78,7 @@ class Checker:
         for share, mutable in self.record.mutable.items():
             if share in self.containers:
                 self._check_leases(share, mutable.leases)
-            elif share_key(*share) not in self.service.excused:
+            else:
                 self.require(None in mutable.allowed(), f"{share_key(*share)}: an acknowledged write is lost")
 
     def _check_share(self, share: ShareId, data: bytes) -> None:
@@ -90,21 +90,20 @@ class Checker:
             allowed = mutable.allowed()
             # One that was deleted may be back, or have come after its deletion: nothing is lost by that.
             is_back = None in allowed and key in self.service.applied_late and data in mutable.ever
-            if data not in allowed and key not in self.service.excused and not is_back:
+            if data not in allowed and not is_back:
                 told = [None if one is None else one[:8] for one in allowed]
                 self.wrong.append(f"{key} has {data[:8]!r} and {len(data)} bytes, which is none of {told}")
         else:
             self.wrong.append(f"{key}: nobody has stored it")
 
     def _check_leases(self, share: ShareId, leases: dict[bytes, float]) -> None:
-        """Each that was acknowledged is there, unless something late has undone the object that it was in."""
-        undone = self.service.excused & {share_key(*share), lease_key(share.storage_index)}
+        """Each that was acknowledged is there."""
         there = {lease.renew_hash: lease.expiration_s for lease in self.containers[share][0].leases}
         for renew_hash, end_s in self.overlays.get(share.storage_index, {}).items():
             there[renew_hash] = max(end_s, there.get(renew_hash, 0))
         for renew, given_s in leases.items():
             end_s, least_s = there.get(hash_secret(renew), 0), least_end_s(given_s)
-            if end_s < least_s and not undone:
+            if end_s < least_s:
                 told = "is lost" if not end_s else f"ends {least_s - end_s:.0f} s too early"
                 self.wrong.append(f"{share_key(*share)}: an acknowledged lease {told} ({renew[:1]!r})")
 
@@ -154,20 +153,11 @@ class Checker:
         """What is there now is what there is: of several that were possible, only that one is from here on."""
         for share, mutable in self.record.mutable.items():
             found = self.containers.get(share)
-            if share_key(*share) in self.service.excused:
-                mutable.leases.clear()
             content = None if found is None else found[1]
             began = max(write.began for write in mutable.writes)
             mutable.writes = [Write(content, began, began, True)]
             if content is None:
                 mutable.leases.clear()
-        for share, immutable in self.record.immutable.items():
-            if share_key(*share) in self.service.excused or lease_key(share.storage_index) in self.service.excused:
-                immutable.leases.clear()
-        for share, mutable in self.record.mutable.items():
-            if lease_key(share.storage_index) in self.service.excused:
-                mutable.leases.clear()
-        self.service.excused.clear()
         self.service.applied_late.clear()
 
 

@@ -163,8 +163,9 @@ class Node:
         path = self.folder / "output.log"
         return path.read_text(errors="replace")[-limit:] if path.exists() else ""
 
-    async def start(self, armed: tuple[str, int] | None = None) -> bool:
-        """Whether it came up; False where it died at the point that it was armed with."""
+    async def start(self, armed: tuple[str, int] | None = None, *, start_keys: int | None = None) -> bool:
+        """Whether it came up; False where it died at the point that it was armed with. start_keys: how many keys are
+        listed before it serves, where that is to be fewer than it always is."""
         (self.folder / KILLED_AT).unlink(missing_ok=True)
         arrived: Deferred[_Control] = Deferred()
 
@@ -180,7 +181,7 @@ class Node:
         s3 = {"url": self.service.url, "bucket": self.service.bucket_name, "key": access_key_id, "secret": secret}
         self.ended = self.forker.fork(
             {"folder": str(self.folder), "control": path, "s3": s3, "offset_s": self.service.offset_s,
-             "armed": armed, "expire_s": self.expire_s}
+             "armed": armed, "expire_s": self.expire_s, "start_keys": start_keys}
         )  # fmt: skip
         self._control = await within(self.reactor, arrived, "a fork")
         await listening.stopListening()
@@ -225,7 +226,7 @@ class Node:
 
     async def travel(self, seconds: float) -> None:
         """All clocks go ahead."""
-        self.service.offset_s += seconds
+        self.service.pass_time(seconds)
         await self.ask(travel=seconds)
 
     async def await_death(self) -> str:
@@ -266,7 +267,6 @@ class Node:
 
     async def _forget(self) -> None:
         self.ended = self._control = None
-        self.service.node_ended()
         peers, self.peers = self.peers, {}
         for peer in peers.values():
             await close(peer)

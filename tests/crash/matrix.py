@@ -135,7 +135,7 @@ def summary(told: Told, wanted: set[str]) -> str:
         f"{deaths} deaths ({', '.join(f'{times} over {name}' for name, times in protocols.items())}) at {len(points)} "
         f"of {len(wanted)} points, each at least {least} times; {told.clean_restarts} restarts after a clean stop; "
         f"{told.calls_failed} calls without an answer; {told.put_right} objects that a late PUT had undone were put "
-        f"right, {told.undone} were not, since the node had died",
+        f"right in service, {told.put_right_at_start} at a start after the node had died",
         f"{deaths} passed, {len(told.wrong) + len(never)} failed",
     ]
     return "\n".join(lines)

@@ -5,7 +5,7 @@ told.
 
 An order (JSON): folder, control (the path of a unix socket), s3 {url, bucket, key, secret}, offset_s (how far its
 clock is ahead), armed (null or [point, how many times it is reached before it kills]), expire_s (null, or the
-override_lease_duration of expiry).
+override_lease_duration of expiry), start_keys (null, or how many keys are listed before it serves).
 
 It says {"up": its process id} or {"failed": text} once, then answers each command, a line of JSON, with one:
 
@@ -31,7 +31,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from tahoe_s3.store import points
+from tahoe_s3.store import points, reconcile
 
 #: How exact the node's timers are, in real seconds.
 TICK_S = 0.02
@@ -158,6 +158,7 @@ class LiveNode:
         config = parts.here.config_for(service, part_size_bytes=PART_BYTES)
         settings = parts.here.NodeSettings(has_permutation_seed=True)
         storage_dir = self.folder / "storage"
+        reconcile.START_KEYS = self.order["start_keys"] or reconcile.START_KEYS
         store = await parts.open_storage(
             self.clock, config, nodeid=NODE_ID, storage_dir=storage_dir, settings=settings
         )

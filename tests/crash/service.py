@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The S3 service of the crash tests, which outlives the nodes: strict, in memory, and with a clock that may run ahead.
 
-A PUT may time out for its sender and be applied later. Where something newer had been put under the key meanwhile, the
-service undoes that. Nothing that only puts and gets can prevent it, but the node that sent the PUT must put it right:
-such keys are in `undone` while it lives, and in `excused` where nobody lives who knew of that PUT.
+A PUT may time out for its sender and be applied later, until LATE_S have passed. Where something newer had been put
+under the key meanwhile, the service undoes that (`undone`). Nothing that only puts and gets can prevent it, but the
+node must put it right: in time while it lives, and at its next start where it has died.
 
 Owner: the test. Thread: the reactor's.
 """
@@ -15,6 +15,8 @@ import random
 import time
 from typing import Any
 
+from tahoe_s3.store.late import LATE_S
+
 from ..support.s3answers import Answer, Call
 from ..support.s3server import Gate, S3Server, Seen
 
@@ -22,6 +24,10 @@ from ..support.s3server import Gate, S3Server, Seen
 ALL_ATTEMPTS = 6
 WRITES = ("PutObject", "UploadPart", "CreateMultipartUpload", "CompleteMultipartUpload", "DeleteObject",
           "DeleteObjects")  # fmt: skip
+#: What may be applied late: as often as that stands here.
+LATE = ("PutObject",) * 6 + ("CompleteMultipartUpload", "DeleteObject", "DeleteObjects")
+#: What the first page of a listing, and the question whether there is such a bucket, are asked with at most.
+PAGE_ONE = {"list-type", "encoding-type", "prefix", "max-keys"}
 READS = ("GetObject", "HeadObject", "ListObjectsV2")
 
 
@@ -31,14 +37,12 @@ class CrashService(S3Server):
     def __init__(self, reactor: Any) -> None:
         self.offset_s = 0.0
         self.undone: set[str] = set()
-        self.excused: set[str] = set()
         self.applied_late: set[str] = set()
         self._arrivals = itertools.count(1)
         self._arrival: dict[int, int] = {}
         self._newest: dict[str, int] = {}
-        self._late: list[Gate] = []
-        #: Of nodes that are no more.
-        self._orphans: list[Gate] = []
+        # What is late, and since when by this clock.
+        self._late: list[tuple[float, Gate]] = []
         super().__init__(reactor, wall_s=lambda: time.time() + self.offset_s, min_part_bytes=1)
 
     def _verify(self, request: Any, call: Call, seen: Seen) -> None:
@@ -74,7 +78,7 @@ class CrashService(S3Server):
         """The next requests of some kind fail: fewer than are tried again, or all of them."""
         times = chance.choice([1, 1, 2, ALL_ATTEMPTS])
         if late and chance.random() < 0.6:
-            self.delay_puts(chance.choice([1, 2, ALL_ATTEMPTS]))
+            self.delay_puts(chance.choice([1, 2, ALL_ATTEMPTS]), operation=chance.choice(LATE))
             return
         operation = chance.choice([*WRITES, *WRITES, *READS])
         way = chance.randrange(4)
@@ -88,38 +92,36 @@ class CrashService(S3Server):
             gate = self.hold(operation, times=1, applied=chance.random() < 0.5)
             self.reactor.callLater(chance.uniform(0.01, 0.1), gate.release)
 
-    def delay_puts(self, times: int, *, key: str | None = None) -> None:
-        """The next so many PUTs time out for their sender, and are applied when apply_late() is called."""
-        gate = Gate()
-        self._late.append(gate)
-        self.drop("PutObject", key=key, times=times, gate=gate)
+    def hold_listing(self) -> None:
+        """Of a listing of the whole bucket nothing comes behind the first page, which has one key."""
+        self.settings.page_size = 1
+        self.hold("ListObjectsV2", where=lambda seen: not (seen.query.get("prefix") or seen.query.keys() <= PAGE_ONE))
 
-    def apply_late(self) -> list[str]:
-        """Now; gives the keys that have other bytes after it."""
+    def delay_puts(self, times: int, *, key: str | None = None, operation: str = "PutObject") -> None:
+        """The next so many time out for their sender, and are applied when apply_late() is called."""
+        gate = Gate()
+        self._late.append((self.wall_s(), gate))
+        self.drop(operation, key=key, times=times, gate=gate)
+
+    def apply_late(self, *, before_s: float | None = None) -> list[str]:
+        """Now; gives the keys that have other bytes after it. `before_s`: only what is late since before this time."""
         before = {key: stored.body for key, stored in self.bucket.objects.items()}
-        orphans, self._orphans = self._orphans, []
-        undone, self.undone = self.undone, set()
-        for gate in orphans:
-            gate.release()
-        self.excused |= self.undone
-        self.undone = undone
-        gates, self._late = self._late, []
-        for gate in gates:
+        due = [one for one in self._late if before_s is None or one[0] < before_s]
+        self._late = [one for one in self._late if one not in due]
+        for _, gate in due:
             gate.release()
         changed = [key for key, stored in self.bucket.objects.items() if before.get(key) != stored.body]
         self.applied_late.update(changed)
         return changed
 
-    def node_ended(self) -> None:
-        """Nobody knows any more of what is late."""
-        self._orphans += self._late
-        self._late.clear()
-        self.excused |= self.undone
-        self.undone.clear()
+    def pass_time(self, seconds: float) -> None:
+        """Its clock goes ahead. What would be later than a service is thought to be comes before."""
+        self.apply_late(before_s=self.wall_s() + seconds - LATE_S)
+        self.offset_s += seconds
 
     @property
     def late_count(self) -> int:
-        return sum(len(gate.held) for gate in self._late + self._orphans)
+        return sum(len(gate.held) for _, gate in self._late)
 
     def calm(self) -> None:
         """No more trouble. What is late stays late, what was held back goes on."""

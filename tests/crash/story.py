@@ -16,10 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
 from tahoe_s3.store.keys import lease_key, share_key, slot_prefix
-from tahoe_s3.store.late import CHECKS_S
+from tahoe_s3.store.late import CHECKS_S, LATE_S
+from tahoe_s3.store.store import VANISH_CHECKS_S
 
 from ..live.wire import PROTOCOLS
 from .checker import Checker, is_marked_clean
@@ -31,9 +33,10 @@ from .work import Work
 DAY_S = 24 * 60 * 60.0
 #: How often clients do what should bring the node to the point, and how often the whole run is tried.
 TRIES = 25
-TIMES_A_RUN = 3
+TIMES_A_RUN = 5
 #: Points that come once after a start.
 RARE = ("lease.before-get", "lease.after-get")
+PUTTING_RIGHT = ("late.before-put", "late.after-put", "late.kept")
 #: Rooms of points that are reached by starting and by stopping.
 AT_START = ("open", "claim", "list")
 AT_STOP = ("stop", "close", "cache", "index")
@@ -62,8 +65,8 @@ class Told:
     missed: list[str] = field(default_factory=list)
     clean_restarts: int = 0
     calls_failed: int = 0
-    undone: int = 0
     put_right: int = 0
+    put_right_at_start: int = 0
     wrong: list[str] = field(default_factory=list)
 
     def add(self, other: Told) -> None:
@@ -71,8 +74,8 @@ class Told:
         self.missed += other.missed
         self.clean_restarts += other.clean_restarts
         self.calls_failed += other.calls_failed
-        self.undone += other.undone
         self.put_right += other.put_right
+        self.put_right_at_start += other.put_right_at_start
         self.wrong += other.wrong
 
 
@@ -86,7 +89,7 @@ class Story:
         self.chance = random.Random(seed)
         self.folder = Path(tempfile.mkdtemp(prefix="crash-"))
         self.service = CrashService(reactor)
-        self.service.settings.page_size = self.chance.choice([3, 1000])
+        self._page_size = self.service.settings.page_size = self.chance.choice([3, 1000])
         self.service.start()
         expires = any(run.room == "expiry" for run in runs)
         self.record = Record(duration_s=DAY_S if expires else None)
@@ -127,18 +130,21 @@ class Story:
     async def _live_once(self, run: Run) -> bool:
         """Whether it died where it was to."""
         await self._stand_up()
-        is_rare = run.point in RARE or (run.room == "expiry" and run.point != "expiry.row-dropped")
+        is_rare = run.point in RARE or (run.room in ("late", "expiry") and run.point != "expiry.row-dropped")
         times = 1 if is_rare else self.chance.choice([1, 1, 1, 2, 3])
         armed = (run.point, times)
         try:
             if run.room in AT_START:
                 died_at = await self._die_starting(armed)
+            elif run.point in PUTTING_RIGHT and self.chance.random() < 0.5:
+                died_at = await self._die_putting_right(armed[0])
             elif run.room in AT_STOP:
                 died_at = await self._die_stopping(run, armed)
             else:
                 died_at = await self._die_working(run, armed)
         finally:
             self.service.calm()
+            self.service.settings.page_size = self._page_size
         if died_at == run.point:
             self.told.deaths[f"{run.point} {run.protocol}"] += 1
         return died_at == run.point
@@ -148,13 +154,23 @@ class Story:
         if not self.node.is_alive:
             if self.chance.random() < 0.5:
                 self.work.apply_late()
-            await self.node.start()
+            await self._start_after_death()
             await self._check()
         if not self.node.peers:
             await self.node.connect()
 
+    async def _start_after_death(self) -> None:
+        """Before it answers anybody, a node puts right what late PUTs have undone."""
+        undone, self.service.undone = self.service.undone, set()
+        objects = self.service.bucket.objects
+        before = {key: objects.get(key) for key in undone}
+        await self.node.start()
+        await self._until_idle()
+        self.told.put_right_at_start += sum(1 for key in undone if objects.get(key) is not before[key])
+
     async def _check(self, *, kept: bool | None = None) -> None:
         """The node was started just now, and nobody has asked it anything."""
+        await self._until_idle()
         self.record.nobody_writes()
         assert not self.service.bucket.uploads, f"left behind: {self.service.bucket.uploads}"
         checker = Checker(self.service, self.record)
@@ -163,7 +179,6 @@ class Story:
         checker.check_index(dump, kept=kept)
         checker.end()
         await self._check_as_client()
-        self.told.undone += len(self.service.excused)
         if not self.service.late_count:
             checker.adopt()
 
@@ -205,6 +220,26 @@ class Story:
                 return ""
         return armed[0]
 
+    async def _die_putting_right(self, point: str) -> str:
+        """At a start that finds an acknowledged write undone."""
+        await self._lose_to_a_late_put(self.work.slots[0])
+        await self.node.kill()
+        self.work.apply_late()
+        if await self.node.start((point, 1)):
+            await self.node.kill()
+            return ""
+        return point
+
+    async def _lose_to_a_late_put(self, si: bytes) -> None:
+        """Of the second of three writes one attempt is late."""
+        protocol = self.chance.choice(PROTOCOLS)
+        # A container never shrinks, and this one is to fit one PUT.
+        await self.work.change(protocol, si, {0: None})
+        await self.work.change(protocol, si, {0: self.work.content(small=True)})
+        self.service.delay_puts(1, key=share_key(si, 0))
+        await self.work.change(protocol, si, {0: self.work.content(small=True)})
+        await self.work.change(protocol, si, {0: self.work.content(small=True)})
+
     # dying while it stops
 
     async def _die_stopping(self, run: Run, armed: tuple[str, int]) -> str:
@@ -219,8 +254,6 @@ class Story:
 
     async def _stop_under_way(self) -> None:
         """Stop while clients work."""
-        from twisted.internet.defer import Deferred
-
         working = Deferred.fromCoroutine(self.work.some(2))
         await deferLater(self.reactor, self.chance.choice([0.0, 0.02, 0.05]))
         stopping = Deferred.fromCoroutine(self.node.stop())
@@ -285,12 +318,29 @@ class Story:
             while not work.with_overlay():
                 await work.upload(run.protocol, self.chance.choice(work.files))
                 await work.lease(run.protocol)
+            # A lease object that is in doubt is known at the next start.
+            await self.node.travel(LATE_S + 1)
             await self.node.kill()
             await self._stand_up()
+        if run.room == "vanish":
+            # What is in doubt is looked for over a restart, too.
+            await self.node.travel(LATE_S + 1)
+        if run.room == "lookup":
+            await self._prepare_look_ups(run)
         if run.room == "expiry":
             await self._prepare_expiry(run)
-        elif self.service.undone:
+        elif self.service.undone and self.chance.random() < 0.5:
+            # Else it lies there until the node has died.
             await self._put_right()
+
+    async def _prepare_look_ups(self, run: Run) -> None:
+        """A node that serves while its listing is held up behind the first key."""
+        for _ in range(3):
+            await self.work.upload(run.protocol, self._fresh_file())
+        await self.node.kill()
+        self.service.hold_listing()
+        await self.node.start(start_keys=1)
+        await self.node.connect()
 
     async def _prepare_expiry(self, run: Run) -> None:
         """Shares of which some will have expired and some not, and a cycle over them all."""
@@ -368,12 +418,17 @@ class Story:
             self.service.calm()
             await work.read_slot(protocol, work.slots[3])
 
+        async def forget() -> None:
+            await self._lose_to_a_late_put(work.slots[0])
+            await work.change(protocol, work.slots[0], {0: None})
+
+        async def look_up() -> None:
+            await work.read_file(protocol, chance.choice(work.files))
+            await work.read_slot(protocol, chance.choice(work.slots))
+            await work.upload(protocol, self._fresh_file())
+
         async def undo() -> None:
-            si = work.slots[0]
-            await work.change(protocol, si, {0: work.content(small=True)})
-            self.service.delay_puts(1, key=share_key(si, 0))
-            await work.change(protocol, si, {0: work.content(small=True)})
-            await work.change(protocol, si, {0: work.content(small=True)})
+            await self._lose_to_a_late_put(work.slots[0])
             work.apply_late()
             await self.node.travel(CHECKS_S[0] + 1)
             await self._until_idle()
@@ -382,11 +437,12 @@ class Story:
             "upload.aborting": give_up, "upload.before-put": upload_small, "file.aborting": fail_part,
             "slot.before-delete": delete, "slot.after-delete": delete, "slot.before-leases": delete_all,
             "store.row-dropped": delete, "lease.before-delete": delete_all, "lease.after-delete": delete_all,
-            "lease.before-get": lease_unknown, "lease.after-get": lease_unknown,
+            "late.forgotten": forget, "lease.before-get": lease_unknown, "lease.after-get": lease_unknown,
         }  # fmt: skip
         rooms: dict[str, Callable[[], Awaitable[None]]] = {
             "upload": upload, "multipart": upload_large, "file": write_large, "slot": write, "lease": lease,
             "unsure": lose_answer, "expiry": self._pass_time, "late": undo,
+            "lookup": look_up, "vanish": self._lose_a_share,
         }  # fmt: skip
         return ways.get(run.point) or rooms[run.room]
 
@@ -402,6 +458,31 @@ class Story:
                 await self.work.lease(self.chance.choice(PROTOCOLS))
             if not self.node.is_alive:
                 return
+
+    async def _lose_a_share(self) -> None:
+        """The service loses what it had: somebody reads it, and the node looks for it again and again."""
+        si, work = self.chance.randbytes(16), self.work
+        assert self._run is not None
+        await work.upload(self._run.protocol, si)
+        for share, immutable in self.record.immutable.items():
+            if share.storage_index == si:
+                immutable.is_required = False
+                immutable.leases.clear()
+                self.service.bucket.delete(share_key(*share))
+        peer = work.peer(self._run.protocol)
+        if peer is None:
+            return
+        _, readers = await work.call("shares", Deferred.fromCoroutine(peer.shares(si)))
+        for reader in (readers or {}).values():
+            reading = work.call("read", reader.callRemote("read", 0, 100))
+            ended = Deferred.fromCoroutine(reading)
+            while not ended.called and self.node.is_alive:
+                await self.node.travel(1.0)
+                await deferLater(self.reactor, 0.002)
+            await ended
+        for after_s in VANISH_CHECKS_S:
+            await self.node.travel(after_s + 1)
+            await self._until_idle()
 
     # what the service applied late
 
@@ -460,7 +541,7 @@ class Story:
         if self.node.is_alive:
             await self.node.kill()
         self.work.apply_late()
-        await self.node.start()
+        await self._start_after_death()
         await self._check()
         await self._some_work(1)
         if any(run.trouble == "late" for run in self.runs):

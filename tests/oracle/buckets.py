@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import DeferredList
-from twisted.internet.task import Clock
+from twisted.internet.task import Clock, LoopingCall
 
 from tahoe_s3.config import NodeSettings
 from tahoe_s3.server import open_storage
@@ -25,6 +25,9 @@ from .waiting import wait
 
 #: Bytes of a part: shares of both kinds are larger than that.
 PART = 900
+#: Turns of the clock for work in the background; and seconds between two where sockets are waited for too.
+TURNS = 100
+TURN_S = 0.002
 
 
 class InMemory:
@@ -52,7 +55,11 @@ class InMemory:
         self._client.store(key, data)
 
     def finish(self, store: Store) -> None:
-        """Everything was done at once."""
+        """Everything was done at once, but for what waits for its next turn."""
+        for _ in range(TURNS):
+            if store._background:
+                self.clock.advance(0)
+        now(DeferredList(list(store._background)))
 
     @property
     def uploads(self) -> int:
@@ -91,8 +98,12 @@ class OnEngine:
         self._server.bucket.put(key, data, now_s=self.clock.seconds())
 
     def finish(self, store: Store) -> None:
-        """Wait for what nobody waits for, as the removal of an upload that was aborted."""
+        """Wait for what nobody waits for, as the removal of an upload that was aborted. The clock does not go on by
+        itself: what waits for its next turn (a listing that is made while the node serves) gets it."""
+        turns = LoopingCall(self.clock.advance, 0)
+        turns.start(TURN_S)
         self.settle(DeferredList(list(store._background)))
+        turns.stop()
 
     @property
     def uploads(self) -> int:

@@ -23,7 +23,6 @@ from allmydata.storage.mutable import MutableShareFile
 from allmydata.storage.server import DEFAULT_RENEWAL_TIME, StorageServer
 from allmydata.util import cputhreadpool, fileutil
 from twisted.internet import task
-from twisted.internet.defer import DeferredList
 from twisted.internet.task import Cooperator
 
 from tahoe_s3.server import S3StorageServer
@@ -394,6 +393,7 @@ class Pair:
             writer.disconnected()
         if how == "killed" and self.bucket.can_kill:
             self.ours.store.index.abandon()
+            self.ours.store.late.abandon()
             self.clock.calls.clear()
         else:
             self.bucket.settle(self.ours.stopService())
@@ -412,7 +412,7 @@ class Pair:
         """What an old index has and a listing has not is asked for over some minutes, and then no longer shown."""
         for delay_s in VANISH_CHECKS_S:
             self.clock.advance(delay_s)
-            self.bucket.settle(DeferredList(list(self.ours.store._background)))
+            self.bucket.finish(self.ours.store)
 
     def _put_back_oldest(self) -> None:
         """The whole folder as an earlier stop left it, say from a backup."""

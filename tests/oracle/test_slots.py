@@ -64,6 +64,8 @@ class Storm:
         fresh.objects, fresh.uploads, fresh.now_s = self.bucket.objects, self.bucket.uploads, self.bucket.now_s
         self.bucket = fresh
         store = now(open_place(fresh, self.folder, self.clock, part_bytes=PART))
+        # Most lives are as after the half hour in which shares are asked for before they are made.
+        store.index.knows_absences |= self.lives % 4 > 0
         self.server = S3StorageServer(str(self.folder), NODEID, clock=self.clock, backend=store)
         fresh.rate, fresh.lateness = self.rate, self.lateness
 
@@ -117,6 +119,7 @@ class Storm:
                     self.apply(call)
         self.dead.append((self.server, self.bucket, self.bucket.late))
         self.server.store.index.abandon()
+        self.server.store.late.abandon()
 
     @staticmethod
     def apply(call: Any) -> None:

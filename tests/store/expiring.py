@@ -23,7 +23,8 @@ from tahoe_s3.store.keys import OWNER_KEY, lease_key, share_key
 from tahoe_s3.store.ownership import OwnerMark
 
 from .helpers import NODEID, WRITE_ENABLER, now, schema_of
-from .memory_client import Held, MemoryClient
+from .memory_client import MemoryClient
+from .memory_requests import Held
 from .servers import CANCEL, RENEW, ServerPlace, reborn
 
 DAY_S = 24 * 60 * 60

@@ -38,6 +38,7 @@ def fill(node: Node, count: int = 30) -> list[bytes]:
 
 
 def server_of(node: Node, store: Store, **options: Any) -> S3StorageServer:
+    options.setdefault("steady_s", node.clock.seconds)
     return S3StorageServer(str(node.folder), NODEID, clock=node.clock, backend=store, **options)
 
 

@@ -16,21 +16,17 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Callable, Union, cast
 
-from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
-from twisted.python.failure import Failure
+from twisted.internet.defer import Deferred, succeed
 
 from tahoe_s3 import listing
 from tahoe_s3.client import (
     BadReply,
-    Cancelled,
     Changed,
     Closed,
-    Counters,
     Download,
     Entry,
     FileRegion,
@@ -44,11 +40,11 @@ from tahoe_s3.client import (
 )
 from tahoe_s3.client import Upload as UploadInfo
 
-from .memory_window import MemoryWindow
+from .memory_requests import Requests
+from .memory_window import Get
 
 Body = Union[bytes, FileRegion]
 MAX_KEYS = 1000
-READS = ("Get", "Head", "List")
 
 
 @dataclass
@@ -68,176 +64,25 @@ class _Upload:
     parts: dict[int, bytes] = field(default_factory=dict)
 
 
-@dataclass
-class _Failing:
-    operation: str
-    key: str | None
-    error: type[S3Error]
-    outcome: str
-    applied: bool
-    times: int
-    after_bytes: int
-
-
-class Held:
-    """One kind of request that is held back; `calls` are those that wait now, in the order of their coming."""
-
-    def __init__(self, owner: MemoryClient, operation: str, key: str | None, *, apply_first: bool) -> None:
-        self._owner = owner
-        self.operation = operation
-        self.key = key
-        self.apply_first = apply_first
-        self.calls: list[Any] = []
-
-    def __len__(self) -> int:
-        return len(self.calls)
-
-    def release(self, count: int | None = None) -> None:
-        """Let the first `count` go, or all and everything that comes later."""
-        if count is None:
-            self._owner.holds.remove(self)
-            count = len(self.calls)
-        for _ in range(count):
-            self.calls.pop(0).go()
-
-    def feed(self, count: int) -> None:
-        """Let so many further bytes of the first download arrive, and no more."""
-        self.calls[0].feed(count)
-
-    def fail(self, error: type[S3Error], **details: Any) -> None:
-        """End the first of them with an error."""
-        self.calls.pop(0).fail(error, **details)
-
-
-class _Get:
-    """The request of a download: what tahoe_s3.transfer.Call is to it."""
-
-    def __init__(
-        self, client: MemoryClient, key: str, offset: int, length: int, expect_etag: str | None,
-        on_ready: Callable[[Any], None],
-    ) -> None:  # fmt: skip
-        self.client, self.key, self.offset, self.length = client, key, offset, length
-        self.expect_etag, self.on_ready = expect_etag, on_ready
-        self.window: MemoryWindow | None = None
-        self.deferred: Deferred[Any] = Deferred(self._cancelled)
-        self.deferred.addBoth(client.tell)
-        self.held: Held | None = None
-        self.info: ObjectInfo | None = None
-        self.ended = False
-
-    def begin(self) -> None:
-        """The request is sent: memory for its bytes is there."""
-        self.client.window_bytes += self.length
-        self.window = MemoryWindow(b"", self._closed)
-        failing = self.client.count("GetObject", self.key)
-        self.held = self.client.holding("GetObject", self.key, self)
-        if failing is not None:
-            if failing.after_bytes:
-                self.feed(failing.after_bytes)
-            self.fail(failing.error, outcome=failing.outcome)
-        elif self.held is None:
-            self.go()
-        elif self.held.apply_first:
-            self._look()
-
-    def _closed(self) -> None:
-        self.client.window_bytes -= self.length
-        self.client.start_waiting()
-
-    def _cancelled(self, _: object) -> None:
-        self._end()
-        self.deferred.errback(Cancelled("cancelled by the caller", operation="GetObject", key=self.key))
-
-    def _end(self) -> None:
-        self.ended = True
-        if self.held is not None and self in self.held.calls:
-            self.held.calls.remove(self)
-        self.client.forget_waiting(self)
-
-    def _look(self) -> bool:
-        """Take the object as it is now, once."""
-        if self.info is None:
-            try:
-                self.info, data = self.client.look(self.key, self.expect_etag, offset=self.offset)
-            except S3Error as error:
-                self._end()
-                self.deferred.errback(error)
-                return False
-            assert self.window is not None
-            self.window.data = data[self.offset : self.offset + self.length]
-        return True
-
-    def feed(self, count: int) -> None:
-        if self.ended or not self._look():
-            return
-        window = self.window
-        assert window is not None
-        window.ready = min(len(window.data), window.ready + count)
-        if window.armed is not None and window.ready >= window.armed:
-            window.armed = None
-            self.on_ready(self)
-
-    def go(self) -> None:
-        if self.ended or not self._look():
-            return
-        self.feed(self.length)
-        if not self.ended:
-            self._end()
-            self.deferred.callback(self.info)
-
-    def fail(self, error: type[S3Error], **details: Any) -> None:
-        if not self.ended:
-            self._end()
-            self.deferred.errback(error("made to fail", operation="GetObject", method="GET", key=self.key, **details))
-
-
-class _Held:
-    """A held request other than a download's."""
-
-    def __init__(self, result: Deferred[Any], finish: Callable[[], Any], fail: Callable[..., None]) -> None:
-        self.result, self._finish, self._fail = result, finish, fail
-
-    def go(self) -> None:
-        if not self.result.called:
-            maybeDeferred(self._finish).chainDeferred(self.result)
-
-    def fail(self, error: type[S3Error], **details: Any) -> None:
-        if not self.result.called:
-            self._fail(error, **details)
-
-
-class MemoryClient:
+class MemoryClient(Requests):
     """See above. `now_s` is the service's clock."""
 
     def __init__(self, *, budget_bytes: int | None = None) -> None:
+        super().__init__()
         self.objects: dict[str, Stored] = {}
         self.uploads: dict[str, _Upload] = {}
-        self.requests: Counter[str] = Counter()
-        self.keys_asked: list[tuple[str, str]] = []
-        self.ranges: list[tuple[str, int, int]] = []
-        self.priorities: list[int] = []
-        self.holds: list[Held] = []
-        self.counters = Counters()
         self.on_budget_wait: Callable[[int], None] | None = None
-        self.on_write: Any = lambda key, **_: None
-        self.retried: set[str] = set()  # keys whose writes succeed at the second attempt
         self.now_s = 1_700_000_000
         self.region = "us-east-1"
         self.window_bytes = 0
         self.budget_bytes = budget_bytes
         self.etag_of: Callable[[bytes], str] = lambda data: hashlib.md5(data).hexdigest()
-        self.closed = False
-        self.before_write: Any = None
-        self.on_outcome: Any = None
-        self._writing: list[Deferred[Any]] = []
         #: Keys on one page of a listing.
         self.page_keys = MAX_KEYS
+        self.unlisted: set[str] = set()  # keys that are there and that no listing shows, since it lags
         self.delete_errors: dict[str, str] = {}  # keys that a multi-delete does not delete, and why
-        self.answered = False  # whether the service has answered anything; where not, nobody knows its time
         self.ahead_s = 0.0  # how far its clock is ahead of the one it follows
-        self._clock: Any = None
-        self._failing: list[_Failing] = []
-        self._waiting: list[_Get] = []
+        self._waiting: list[Get] = []
         self._serial = 0
 
     # for tests
@@ -257,65 +102,7 @@ class MemoryClient:
         self.objects[key] = Stored(data, etag or self.etag_of(data), self.now_s, listed_etag)
         return self.objects[key]
 
-    def forget_requests(self) -> None:
-        self.requests.clear()
-        self.keys_asked.clear()
-        self.ranges.clear()
-        self.priorities.clear()
-
-    def hold(self, operation: str, key: str | None = None, *, apply_first: bool = False) -> Held:
-        """Hold back the answers of an operation (of one key, or of all).
-
-        apply_first: the service does it at once, only its answer waits; otherwise it does it when let go.
-        """
-        held = Held(self, operation, key, apply_first=apply_first)
-        self.holds.append(held)
-        return held
-
-    def fail(
-        self, operation: str, error: type[S3Error], *, key: str | None = None, outcome: str = "not_applied",
-        applied: bool = False, times: int = 1, after_bytes: int = 0,
-    ) -> None:  # fmt: skip
-        """Make the next `times` requests of an operation fail. applied: the service does it all the same.
-
-        after_bytes: a download breaks off after so many bytes.
-        """
-        self._failing.append(_Failing(operation, key, error, outcome, applied, times, after_bytes))
-
-    def watch(self, *, before_write: Callable[[], None], on_outcome: Callable[[S3Error | None], None]) -> None:
-        self.before_write, self.on_outcome = before_write, on_outcome
-
-    def end_writes(self) -> None:
-        for result in list(self._writing):
-            result.cancel()
-
     # inside
-
-    def tell(self, result: Any) -> Any:
-        if self.on_outcome is not None:
-            self.on_outcome(result.value if isinstance(result, Failure) else None)
-        return result
-
-    def count(self, operation: str, key: str) -> _Failing | None:
-        """Note a request; the failure that was ordered for it, if any."""
-        self.answered = True
-        self.requests[operation] += 1
-        self.counters.ended(operation, now_s=0.0 if self._clock is None else self._clock.seconds(), attempts=1)
-        self.keys_asked.append((operation, key))
-        for failing in self._failing:
-            if failing.operation == operation and failing.key in (None, key):
-                failing.times -= 1
-                if failing.times == 0:
-                    self._failing.remove(failing)
-                return failing
-        return None
-
-    def holding(self, operation: str, key: str, call: Any) -> Held | None:
-        for held in self.holds:
-            if held.operation == operation and held.key in (None, key):
-                held.calls.append(call)
-                return held
-        return None
 
     def look(
         self, key: str, expect_etag: str | None = None, operation: str = "GetObject", *, offset: int = 0
@@ -331,73 +118,12 @@ class MemoryClient:
             raise S3Error("beyond the end", operation=operation, method="GET", key=key, status=416, code="InvalidRange")
         return ObjectInfo(key, len(stored.data), stored.etag, stored.modified_s), stored.data
 
-    def _request(self, operation: str, key: str, apply: Callable[[], Any], *, is_write: bool = False) -> Deferred[Any]:
-        if self.closed:
-            return maybeDeferred(self._raise_closed)
-        changes = not operation.startswith(READS)
-        if changes and self.before_write is not None:
-            try:
-                self.before_write()
-            except S3Error as error:
-                return fail(error)
-        failing = self.count(operation, key)
-
-        def fail_with(error: type[S3Error], **details: Any) -> None:
-            result.errback(error("made to fail", operation=operation, key=key, **details))
-
-        def cancelled(_: object) -> None:
-            outcome = "unknown" if is_write else "not_applied"
-            fail_with(Cancelled, outcome=outcome, kind="cancelled")
-
-        def ended(outcome: Any) -> Any:
-            if result in self._writing:
-                self._writing.remove(result)
-            return self.tell(outcome)
-
-        result: Deferred[Any] = Deferred(cancelled)
-        result.addBoth(ended)
-        if changes:
-            self._writing.append(result)
-        if failing is not None:
-            if failing.applied:
-                apply()
-            fail_with(failing.error, outcome=failing.outcome)
-            return result
-        answers: list[Any] = []
-
-        def finish() -> Any:
-            return answers[0] if answers else apply()
-
-        held = self.holding(operation, key, _Held(result, finish, fail_with))
-        if held is None:
-            maybeDeferred(apply).chainDeferred(result)
-        elif held.apply_first:
-            try:
-                answers.append(apply())
-            except S3Error as error:
-                result.errback(error)
-        return result
-
-    def _write(self, operation: str, key: str, keys: list[str], apply: Callable[[], Any]) -> Deferred[Any]:
-        """As the real client's: on_write is told how each write has ended."""
-        def ended(result: Any) -> Any:
-            error = getattr(result, "value", None)
-            doubts = [one for one in keys if (one in self.retried if error is None else error.outcome == "unknown")]
-            for one in keys if error is None else doubts:
-                self.on_write(one, is_in_doubt=one in doubts, is_answered=error is None)
-            return result
-
-        return self._request(operation, key, apply, is_write=True).addBoth(ended)
-
-    def _raise_closed(self) -> None:
-        raise Closed("the client was closed", kind="closed")
-
     def start_waiting(self) -> None:
         """Memory was freed."""
         while self._waiting and self._fits(self._waiting[0].length):
             self._waiting.pop(0).begin()
 
-    def forget_waiting(self, get: _Get) -> None:
+    def forget_waiting(self, get: Get) -> None:
         if get in self._waiting:
             self._waiting.remove(get)
 
@@ -435,10 +161,10 @@ class MemoryClient:
         assert offset >= 0 and length > 0, (offset, length)
         self.ranges.append((key, offset, length))
         self.priorities.append(priority)
-        made: list[_Get] = []
+        made: list[Get] = []
 
         def start(on_ready: Callable[[Any], None]) -> Any:
-            made.append(_Get(self, key, offset, length, expect_etag, on_ready))
+            made.append(Get(self, key, offset, length, expect_etag, on_ready))
             return made[0]
 
         download = Download(key, length, start, lambda: None)
@@ -494,7 +220,8 @@ class MemoryClient:
     ) -> Deferred[Page]:  # fmt: skip
         def apply() -> Page:
             after = token or start_after or ""
-            keys = [key for key in sorted(self.objects) if key.startswith(prefix) and key > after]
+            shown = sorted(self.objects.keys() - self.unlisted)
+            keys = [key for key in shown if key.startswith(prefix) and key > after]
             page = keys[: min(max_keys, self.page_keys)]
             return Page([self.entry(key) for key in page], [], page[-1] if len(keys) > len(page) else None, False)
 

@@ -47,6 +47,7 @@ class ServerPlace(Place):
         super().__init__(
             folder, client=client, part_bytes=part_bytes, start_s=start_s, capacity_bytes=capacity_bytes
         )
+        options.setdefault("steady_s", self.clock.seconds)
         self.server = S3StorageServer(str(folder), NODEID, clock=self.clock, backend=self.store, **options)
 
     def key(self, shnum: int = 0, si: bytes = SI) -> str:
@@ -79,7 +80,7 @@ def reborn(client: MemoryClient) -> MemoryClient:
     """The same bucket as another process sees it: objects and uploads, but no counts, holds and failures."""
     fresh = MemoryClient()
     fresh.objects, fresh.uploads, fresh.now_s = client.objects, client.uploads, client.now_s
-    fresh._serial, fresh.page_keys = client._serial, client.page_keys
+    fresh._serial, fresh.page_keys, fresh.unlisted = client._serial, client.page_keys, client.unlisted
     return fresh
 
 

@@ -10,6 +10,7 @@ from twisted.internet.task import Clock
 
 from tahoe_s3 import errors
 from tahoe_s3.store.keys import share_key
+from tahoe_s3.store.reconcile import LAG_S
 from tahoe_s3.store.store import Store
 
 from .helpers import SI, error_of, immutable_object, now, pattern
@@ -60,11 +61,17 @@ class Node:
     def crash(self, store: Store) -> None:
         """The process ends where it stands."""
         store.index.abandon()
+        store.late.abandon()
         self.client = reborn(self.client)
         self.clock = Turns()
 
     def put(self, data: bytes = DATA, *, si: bytes = SI, shnum: int = 0, **options: Any) -> None:
         self.client.store(share_key(si, shnum), immutable_object(data), **options)
+
+
+def due_soon(node: Node) -> list[Any]:
+    """What the clock will call, but for the listing that is made once more where the index began with nothing."""
+    return [call for call in node.clock.getDelayedCalls() if call.getTime() < node.clock.seconds() + LAG_S / 2]
 
 
 def stop(store: Store) -> None:

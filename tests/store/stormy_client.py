@@ -11,7 +11,8 @@ from typing import Any
 
 from tahoe_s3.client import NotFound, Throttled, Unavailable
 
-from .memory_client import Held, MemoryClient, _Failing
+from .memory_client import MemoryClient
+from .memory_requests import Failing, Held
 
 WRITES = {"PutObject", "DeleteObject", "CompleteMultipartUpload", "UploadPart", "CreateMultipartUpload"}
 #: What a start may fail with for good is not a storm's matter.
@@ -43,12 +44,12 @@ class StormyClient(MemoryClient):
             if held.calls:
                 held.calls.pop(0).go()
 
-    def count(self, operation: str, key: str) -> _Failing | None:
+    def count(self, operation: str, key: str) -> Failing | None:
         failing = super().count(operation, key)
         if failing is not None or key in SPARED or self.chance.random() >= self.rate:
             return failing
         if operation in WRITES:
             outcome, applied = self.chance.choice([("not_applied", False), ("unknown", False), ("unknown", True)])
-            return _Failing(operation, key, self.chance.choice([Unavailable, Throttled]), outcome, applied, 1, 0)
+            return Failing(operation, key, self.chance.choice([Unavailable, Throttled]), outcome, applied, 1, 0)
         errors = [Unavailable, NotFound] if operation in ("HeadObject", "GetObject") else [Unavailable]
-        return _Failing(operation, key, self.chance.choice(errors), "not_applied", False, 1, 0)
+        return Failing(operation, key, self.chance.choice(errors), "not_applied", False, 1, 0)

@@ -29,7 +29,8 @@ from tahoe_s3.store.versions import ShareGone
 
 from .expiring import DATA, DAY_S, START_S, renew_of
 from .helpers import NODEID, WRITE_ENABLER, now
-from .memory_client import Held, MemoryClient, Stored
+from .memory_client import MemoryClient, Stored
+from .memory_requests import Held
 from .servers import CANCEL, open_place
 
 LIFETIME_S = 2 * DAY_S
@@ -145,6 +146,7 @@ class World:
         self.client.closed = True
         self.deleting = Counter()
         self.server.store.index.abandon()
+        self.server.store.late.abandon()
         self.crashes += 1
 
     def restart(self) -> None:

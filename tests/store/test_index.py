@@ -312,7 +312,7 @@ def test_an_overlay_in_doubt_keeps_its_leases_unless_it_may_be_gone(tmp_path: Pa
 
 
 changes = st.lists(
-    st.tuples(st.sampled_from(["put", "drop", "confirm", "begin", "end", "lease", "unlease", "list lease"]),
+    st.tuples(st.sampled_from(["put", "drop", "confirm", "begin", "again", "end", "lease", "unlease", "list lease"]),
               st.sampled_from([SI, OTHER]), st.integers(0, 2), st.integers(84, 90)),
     max_size=30,
 )  # fmt: skip
@@ -336,6 +336,8 @@ def test_totals_are_right_whatever_happens(tmp_path: Path, steps: list[tuple[str
                 index.confirm_overlays([(si, size, "e", 1), (si, size + 1, "f", 1)])
             elif what == "end":
                 index.end_listing()
+            elif what == "again":
+                index.begin_listing(only_adds=True)
             elif what == "confirm":
                 list_shares(index, (si, shnum, size, "e"), (si, shnum, size, "e"))
             else:

@@ -120,6 +120,22 @@ def test_the_lease_of_an_upload_survives_an_earlier_one_that_comes_late(place: S
     assert now(readers[0].read(0, 1000)) == DATA
 
 
+def test_a_share_that_is_found_may_have_another_uploads_lease(place: ServerPlace) -> None:
+    """No answer came, and the bucket has a share of that size: ours, or that of an upload that had failed before."""
+    lose(place)
+    writer = place.allocate([0], len(DATA))[1][0]
+    now(writer.write(0, DATA))
+    theirs = Path(writer.incominghome).read_bytes()
+    refused(writer.close())
+    _, writers = place.allocate([0], len(DATA), renew=OTHER)
+    now(writers[0].write(0, DATA))
+    lose(place)
+    place.client.store(KEY, theirs)
+    assert now(writers[0].close()) is None
+    assert renew_hashes(place.client) == {hash_secret(OTHER)}
+    as_indexed(place)
+
+
 def test_a_share_that_comes_after_its_upload_had_failed_is_noticed(place: ServerPlace) -> None:
     lose(place)
     writer = place.allocate([0], len(DATA))[1][0]
@@ -152,7 +168,7 @@ def test_without_a_copy_the_bucket_is_believed(place: ServerPlace) -> None:
     lose(place)
     refused(write(place, b"second"))
     now(write(place, b"third"))
-    place.store.cache.clear()
+    assert place.store.shed_copies()
     place.client.store(KEY, mutable_object(b"second"))
     place.clock.advance(CHECKS_S[0])
     assert data_of(place) == b"second"

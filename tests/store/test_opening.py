@@ -34,7 +34,7 @@ from tahoe_s3.store.store import VANISH_CHECKS_S, Store
 from .helpers import NODEID, SI, error_of, mutable_object, now, pattern, waits
 from .memory_client import MAX_KEYS, MemoryClient
 from .servers import config_of, open_files, reborn
-from .starting import DATA, Node, stop
+from .starting import DATA, Node, due_soon, stop
 
 THEIRS = OwnerMark("othernode", "instance", 1_600_000_000).to_json()
 
@@ -413,7 +413,7 @@ def test_a_node_that_has_run_starts_without_it_and_recovers(node: Node, operatio
     node.clock.advance(RETRY_S)
     assert store.problem is None and [row.shnum for row in store.index.shares(SI)] == [0]
     store.require_ready()
-    assert node.clock.getDelayedCalls() == []
+    assert due_soon(node) == []
     stop(store)
 
 
@@ -456,7 +456,7 @@ def test_a_listing_that_breaks_off_is_no_listing(node: Node) -> None:
     listing.release()
     node.clock.advance(RETRY_S)
     assert store.problem is None and store.index.share_count == MAX_KEYS + 5
-    assert node.clock.getDelayedCalls() == [], "and none was thought to have vanished"
+    assert due_soon(node) == [], "and none was thought to have vanished"
     stop(store)
 
 

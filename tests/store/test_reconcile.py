@@ -45,7 +45,7 @@ from .listed import (
 )
 from .memory_client import MemoryClient
 from .servers import CANCEL, RENEW, open_files
-from .starting import Node, stop
+from .starting import Node, due_soon, stop
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_the_node_serves_after_the_first_pages_and_lists_on_a_page_a_turn(node: 
     assert in_index(store) == in_bucket(node) and store.rebuild.answers_for_all
     assert store.rebuild.progress.part == 1 and store.rebuild.progress.keys == 31
     node.clock.turn()
-    assert node.clock.getDelayedCalls() == []
+    assert due_soon(node) == []
     stop(store)
 
 
@@ -84,7 +84,7 @@ def test_a_small_bucket_is_known_before_the_node_serves(node: Node) -> None:
     fill(node, SERVES_AFTER - 2)
     store = node.start()
     assert store.rebuild.is_complete and in_index(store) == in_bucket(node)
-    assert node.clock.getDelayedCalls() == []
+    assert due_soon(node) == []
     stop(store)
 
 

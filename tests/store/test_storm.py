@@ -219,6 +219,7 @@ class Storm:
             self.client.answer_one()
         if how == "killed":
             self.server.store.index.abandon()
+            self.server.store.late.abandon()
             self.clock = Clock()
             self.clock.advance(1_700_900_000 + 100_000 * self.serial)
         else:

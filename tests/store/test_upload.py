@@ -42,6 +42,7 @@ def place(tmp_path: Path) -> Iterator[ServerPlace]:
     made.assert_no_upload()
     assert made.client.uploads == {}
     made.index.abandon()
+    made.store.late.abandon()
     assert open_files(tmp_path) == []
 
 

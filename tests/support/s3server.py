@@ -7,8 +7,9 @@ asked for.
 
 It checks every signature independently (sigcheck.py), keeps one bucket in memory (s3model.py), logs every
 request (`server.log`, `server.count()`), and does what rules say: fail(), hold(), drop(). Rules are tried
-in the order they were made, each for its operation (S3's name of it, or None) and its key (a substring, or
-None), `times` times. Owner: the test; thread: the reactor's only. Limits: memory.
+in the order they were made, each for its operation (S3's name of it, or None), its key (a substring, or
+None) and what else a test asks of it (`where`), `times` times. Owner: the test; thread: the reactor's
+only. Limits: memory.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import parse_qsl, unquote
 
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.web.resource import Resource
@@ -45,6 +46,10 @@ class Seen:
 
     def values(self, name: str) -> list[str]:
         return [value for key, value in self.headers if key == name]
+
+    @property
+    def query(self) -> dict[str, str]:
+        return dict(parse_qsl(self.uri.partition("?")[2]))
 
 
 class Gate:
@@ -93,12 +98,15 @@ class Rule:
     gate: Gate | None = None
     drop: bool = False
     body_limit_bytes: int | None = None
+    where: Callable[[Seen], bool] | None = None
     met: int = 0
 
     def matches(self, seen: Seen) -> bool:
         if self.times is not None and self.met >= self.times:
             return False
-        return self.operation in (None, seen.operation) and (self.key is None or self.key in seen.key)
+        if self.operation not in (None, seen.operation) or (self.key is not None and self.key not in seen.key):
+            return False
+        return self.where is None or self.where(seen)
 
 
 @dataclass
@@ -195,9 +203,11 @@ class S3Server:
         code: str = "SlowDown",
         times: int | None = 1,
         applied: bool = False,
+        where: Callable[[Seen], bool] | None = None,
     ) -> Rule:
         """Answers with an error document; with `applied` the operation happens all the same."""
-        return self._rule(operation, key, times, applied=applied, error=Denied(status, code, "as the test asked"))
+        error = Denied(status, code, "as the test asked")
+        return self._rule(operation, key, times, applied=applied, error=error, where=where)
 
     def hold(
         self,
@@ -206,12 +216,13 @@ class S3Server:
         key: str | None = None,
         times: int | None = None,
         applied: bool = False,
+        where: Callable[[Seen], bool] | None = None,
     ) -> Gate:
         """Holds requests back: before the operation happens, or (`applied`) after it and before the
         answer.
         """
         gate = Gate()
-        self._rule(operation, key, times, applied=applied, gate=gate)
+        self._rule(operation, key, times, applied=applied, gate=gate, where=where)
         return gate
 
     def drop(
