@@ -62,6 +62,5 @@ def _look_for(store: Store, share: ShareId) -> Generator[Deferred[Any], Any, Non
         return
     if store.index.share(*share) is None:
         _log.info("{key} is in the bucket, though no listing has shown it so far", key=key)
-        row = ShareRow(share.shnum, info.size, info.etag, True, info.modified_s)
-        store.index.put_share(share.storage_index, row, listed=True)
+        store.index.put_share(share.storage_index, ShareRow.found(share.shnum, info), listed=True)
         store.share_changed(*share)

@@ -18,14 +18,18 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Optional, cast
+from typing import TYPE_CHECKING, Any, Optional, cast
 
 from twisted.logger import Logger
 
 from tahoe_s3.s3errors import Unavailable
+from tahoe_s3.store.disk import BESIDE_A_DATABASE, delete_database, flush
 from tahoe_s3.store.keys import LeaseId, ShareId
 from tahoe_s3.store.leases import Lease, merge, pack, unpack
 from tahoe_s3.store.points import reach
+
+if TYPE_CHECKING:
+    from tahoe_s3.client import ObjectInfo
 
 SCHEMA_VERSION = 3
 IMMUTABLE = "immutable"
@@ -43,8 +47,6 @@ _PARAMETERS = 500
 _STRETCH_ROWS = 5000
 # What is behind the file's name in that of its checksum, which lies there while the index is closed.
 _SUM = ".sum"
-# And in those that SQLite has there only while it is open.
-_BESIDE = ("-wal", "-shm", "-journal")
 _FIRST_BYTES = 1 << 16
 MAX_DOUBTED = 10_000
 _DOUBTED = "doubted lease objects"
@@ -91,6 +93,11 @@ class ShareRow:
     kind: str | None = None
     data_length: int | None = None
     leases: tuple[Lease, ...] | None = None
+
+    @classmethod
+    def found(cls, shnum: int, info: ObjectInfo) -> ShareRow:
+        """Of an object that a HEAD has shown."""
+        return cls(shnum, info.size, info.etag, True, info.modified_s)
 
 
 @dataclass(frozen=True)
@@ -182,8 +189,8 @@ class Index:
     @staticmethod
     def delete(path: Path) -> None:
         """Remove the files of an index that is not open."""
-        for suffix in (_SUM, "", *_BESIDE):
-            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        path.with_name(path.name + _SUM).unlink(missing_ok=True)
+        delete_database(path)
 
     @property
     def _sum_path(self) -> Path:
@@ -196,7 +203,7 @@ class Index:
         except FileNotFoundError:
             # It was not closed, or there is none.
             return False
-        beside = [self.path.with_name(self.path.name + suffix) for suffix in _BESIDE]
+        beside = [self.path.with_name(self.path.name + suffix) for suffix in BESIDE_A_DATABASE]
         is_whole = self.path.is_file() and _sum_of(self.path) == expected and not any(map(Path.exists, beside))
         if not is_whole:
             self.log.warn("{path} is damaged: it is made anew from the bucket", path=str(self.path))
@@ -258,11 +265,7 @@ class Index:
             file.flush()
             os.fsync(file.fileno())
         reach("index.summed")
-        directory = os.open(self.path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        flush(self.path.parent)
 
     def abandon(self) -> None:
         """Close it without the clean mark, as a crash would: the next start rebuilds it."""

@@ -24,21 +24,18 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Final, TypeVar
+from typing import Any, Callable, Final
 
-from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.threads import deferToThreadPool
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
+from tahoe_s3.store.disk import delete_database, flush, off_reactor
 from tahoe_s3.store.leases import Lease, pack, unpack
 from tahoe_s3.store.versions import Shared
-
-T = TypeVar("T")
 
 JOURNAL: Final = "late.sqlite"
 COPIES: Final = "late"
 _SCHEMA_VERSION: Final = "1"
-_BESIDE: Final = ("-wal", "-shm", "-journal")
 _SCHEMA: Final = """
 BEGIN;
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -74,7 +71,7 @@ class Entry:
 
 
 class Journal:
-    """See the module. `entries` is what the file said when it was opened; the owner's from then on."""
+    """See the module. `entries` is what the file said when it was opened, for the owner to take over."""
 
     log = Logger()
 
@@ -117,7 +114,7 @@ class Journal:
                 if not _is_damage(error):
                     raise
                 self.log.warn("{path} is damaged, and made anew: {error}", path=str(self._path), error=str(error))
-            self._delete()
+            delete_database(self._path)
             self.was_damaged = True
             return self._connect(look)
         except sqlite3.Error as error:
@@ -140,15 +137,11 @@ class Journal:
                 db.executemany("INSERT INTO meta VALUES (?, ?)", mine.items())
             look(db)
             if is_new:
-                _flush(self._path.parent)
+                flush(self._path.parent)
         except BaseException:
             db.close()
             raise
         return db
-
-    def _delete(self) -> None:
-        for suffix in ("", *_BESIDE):
-            self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
 
     def note_unclean(self, since_s: float) -> Deferred[None]:
         """From when on every key is in doubt. Fires when that is on the disk."""
@@ -206,7 +199,7 @@ class Journal:
         changes, self._waiting = self._waiting, {}
         waiters, self._waiters = self._waiters, None
         assert waiters is not None
-        work = self._work = Shared(self.off_reactor(self._write_now, changes, self._meta()))
+        work = self._work = Shared(off_reactor(self._reactor, self._write_now, changes, self._meta()))
 
         def ended(result: Any) -> None:
             self._work = None
@@ -216,13 +209,6 @@ class Journal:
 
         work.wait().addBoth(ended)
 
-    def off_reactor(self, work: Callable[..., T], *arguments: Any) -> Deferred[T]:
-        """Run it in the reactor's thread pool, where there is one."""
-        if not hasattr(self._reactor, "getThreadPool"):
-            return maybeDeferred(work, *arguments)
-        done: Deferred[T] = deferToThreadPool(self._reactor, self._reactor.getThreadPool(), work, *arguments)
-        return done
-
     def _meta(self) -> dict[str, str]:
         return {"unclean_s": json.dumps(self.unclean_s), "instances": json.dumps(self.instances)}
 
@@ -231,9 +217,9 @@ class Journal:
         files = [entry.kept.file for entry in changes.values() if entry is not None and entry.kept is not None]
         names = [name for name in files if name is not None]
         for name in names:
-            _flush(self.copy_path(name))
+            flush(self.copy_path(name))
         if names:
-            _flush(self._copies_dir)
+            flush(self._copies_dir)
         db = self._db = self._db or self._open()
         try:
             # An error rolls back, and is no sqlite3.Error, which would be the index's.
@@ -250,7 +236,7 @@ class Journal:
                 # The next batch finds a new one, and the owner puts all of it there again.
                 self._db = None
                 db.close()
-                self._delete()
+                delete_database(self._path)
                 self.was_damaged = True
             raise OSError(f"{self._path}: {error}") from None
 
@@ -267,7 +253,7 @@ class Journal:
         is_empty = self.unclean_s is None and not db.execute("SELECT 1 FROM keys LIMIT 1").fetchone()
         db.close()
         if is_empty:
-            self._delete()
+            delete_database(self._path)
             with contextlib.suppress(OSError):
                 # Copies that could not be removed keep it.
                 self._copies_dir.rmdir()
@@ -298,12 +284,3 @@ def _row_of(key: str, entry: Entry) -> tuple[Any, ...]:
         return (key, entry.doubted_s, int(entry.may_be_deleted), None, None, None, None, None)
     leases = None if kept.leases is None else pack(kept.leases)
     return (key, entry.doubted_s, int(entry.may_be_deleted), kept.etag, kept.size, leases, kept.file, kept.sha256)
-
-
-def _flush(path: Path) -> None:
-    """A file's bytes, or a folder's names, to the disk itself."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -33,6 +33,7 @@ from twisted.python.failure import Failure
 
 from tahoe_s3.client import S3Error, Unavailable
 from tahoe_s3.store.cache import file_digest
+from tahoe_s3.store.disk import off_reactor
 from tahoe_s3.store.journal import Entry, Journal, Kept
 from tahoe_s3.store.keys import LeaseId, ShareId, lease_key, parse_key, share_key
 from tahoe_s3.store.leases import Lease
@@ -69,11 +70,12 @@ class LateWrites:
     def __init__(self, store: Store, *, local_dir: Path) -> None:
         self._store = store
         self._journal = Journal(local_dir, identity=store.index.identity, reactor=store.reactor)
-        self._undone = Undone(store, self)
+        self.undone = Undone(store, self)
         #: Key -> when a write of it had no answer, the oldest first.
         self._doubts: OrderedDict[str, float] = OrderedDict()
         #: Key -> the version that was acknowledged while it was in doubt, the oldest first.
         self._kept: OrderedDict[str, Kept] = OrderedDict()
+        self._copies_bytes = 0
         #: Key -> when its deletion began, of which nobody knows whether it has ended.
         self._deleting: dict[str, float] = {}
         #: Key -> the number of its latest round of checks.
@@ -99,6 +101,7 @@ class LateWrites:
                 self._doubts[key] = min(entry.doubted_s, now_s)
                 if entry.kept is not None:
                     self._kept[key] = entry.kept
+                    self._copies_bytes += _copy_bytes(entry.kept)
                 if entry.may_be_deleted:
                     self._deleting[key] = self._doubts[key]
             else:
@@ -177,7 +180,7 @@ class LateWrites:
 
     def digest_of(self, path: Path) -> Deferred[str]:
         """SHA-256 of a file that may be large."""
-        return self._journal.off_reactor(file_digest, path)
+        return off_reactor(self._store.reactor, file_digest, path)
 
     def must_keep(self, key: str) -> bool:
         """Before a write: whether its outcome has to be kept."""
@@ -197,7 +200,7 @@ class LateWrites:
         kept = Kept(etag, size, None if leases is None else tuple(leases))
         if path is not None and size <= COPIES_BYTES:
             if sha256 is None:
-                sha256 = yield self._journal.off_reactor(file_digest, path)
+                sha256 = yield self.digest_of(path)
             kept = replace(kept, file=self._journal.keep_file(path), sha256=sha256)
             reach("late.linked")
         try:
@@ -243,6 +246,7 @@ class LateWrites:
 
     def _replace(self, key: str, kept: Kept | None) -> None:
         old = self._kept.pop(key, None)
+        self._copies_bytes += _copy_bytes(kept) - _copy_bytes(old)
         if kept is not None:
             self._kept[key] = kept
             self._sweep_later()
@@ -251,19 +255,20 @@ class LateWrites:
 
     def _limit(self) -> None:
         """Keep no more than may be kept: the oldest go first."""
-        size = copies_bytes = sum(kept.size for kept in self._kept.values() if kept.file is not None)
-        count, too_many = len(self._kept), []
+        size, count, too_many = self._copies_bytes, len(self._kept), []
+        if count <= MAX_KEYS and size <= COPIES_BYTES:
+            return
         for key, kept in self._kept.items():
             if count <= MAX_KEYS and (size <= COPIES_BYTES or kept.file is None):
                 continue
             too_many.append(key)
             count -= 1
-            size -= kept.size if kept.file is not None else 0
-        if too_many and not self._has_told:
+            size -= _copy_bytes(kept)
+        if not self._has_told:
             self._has_told = True
             self.log.warn(
                 "more is in doubt than can be kept ({count} objects, {size} bytes of copies): what was written first "
-                "is given up, which an older write may yet undo", count=len(self._kept), size=copies_bytes,
+                "is given up, which an older write may yet undo", count=len(self._kept), size=self._copies_bytes,
             )  # fmt: skip
         self._give_up(too_many)
 
@@ -377,7 +382,7 @@ class LateWrites:
 
         def look() -> Deferred[None]:
             self._store.require_ready()
-            return self._undone.look(name)
+            return self.undone.look(name)
 
         looked = self._store.slots.run(name.storage_index, look)
         return looked.addErrback(self._cannot_tell, key)
@@ -394,14 +399,6 @@ class LateWrites:
         else:
             del self._rounds[key]
 
-    def put_right(self, share: ShareId, found: Any) -> Deferred[Any]:
-        """See Undone.put_right."""
-        return self._undone.put_right(share, found)
-
-    def put_back(self, share: ShareId) -> Deferred[Any]:
-        """See Undone.put_back."""
-        return self._undone.put_back(share)
-
     # the start and the stop
 
     def judge(self, instance: str | None) -> None:
@@ -414,6 +411,7 @@ class LateWrites:
             )  # fmt: skip
             self._over.update(self._kept)
             self._kept.clear()
+            self._copies_bytes = 0
 
     @inlineCallbacks
     def about_to_claim(self, instance: str) -> Generator[Deferred[Any], Any, None]:
@@ -529,3 +527,8 @@ class LateWrites:
     def abandon(self) -> None:
         """Without a word, as a crash would."""
         self._journal.abandon()
+
+
+def _copy_bytes(kept: Kept | None) -> int:
+    """Of its copy, if there is one."""
+    return 0 if kept is None or kept.file is None else kept.size

@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING, Any, Callable, NamedTuple, TypeVar
 from allmydata.storage.common import UnknownMutableContainerVersionError
 from allmydata.util.assertutil import precondition
 from twisted.internet.defer import Deferred, DeferredSemaphore, inlineCallbacks, maybeDeferred
-from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
 from tahoe_s3.client import Changed, GetResult, ObjectInfo, S3Error, Unavailable
@@ -41,6 +40,7 @@ from tahoe_s3.store.containers import (
     parse_head,
     require_mutable,
 )
+from tahoe_s3.store.disk import off_reactor
 from tahoe_s3.store.hidden import look_locked
 from tahoe_s3.store.index import IMMUTABLE, MUTABLE, ShareRow
 from tahoe_s3.store.keys import ShareId, share_key, si_text, slot_prefix
@@ -560,11 +560,9 @@ class MutableSlots:
 
     def _off_reactor(self, size: int, work: Callable[..., T], *arguments: Any) -> Deferred[T]:
         """Run it in the reactor's thread pool if it is long."""
-        reactor = self._store.reactor
-        if size <= INLINE_BYTES or not hasattr(reactor, "getThreadPool"):
+        if size <= INLINE_BYTES:
             return maybeDeferred(work, *arguments)
-        done: Deferred[T] = deferToThreadPool(reactor, reactor.getThreadPool(), work, *arguments)
-        return done
+        return off_reactor(self._store.reactor, work, *arguments)
 
 
 def _changed(key: str, message: str) -> Changed:

@@ -224,7 +224,7 @@ class Slots:
         key = share_key(storage_index, shnum)
         try:
             info: ObjectInfo = yield self._client.head(key, priority=0)
-            return ShareRow(shnum, info.size, info.etag, True, info.modified_s)
+            return ShareRow.found(shnum, info)
         except NotFound:
             reach("unsure.asked")
             # Not one key: share 1 has a prefix of share 10's, and not every service sorts.

@@ -108,7 +108,7 @@ class Store:
         )
         self.slots.on_settled = self.space.settled
         self.late = LateWrites(self, local_dir=local_dir)
-        self.slots.put_right = self.late.put_right
+        self.slots.put_right = self.late.undone.put_right
         self.overlay = Overlays(client, index, self.slots, self.late)
         self.reads = ReadCache(
             client, index, self.slots, reactor=reactor, on_vanished=self.vanished, budget_bytes=READ_BUDGET_BYTES
@@ -385,7 +385,7 @@ class Store:
             if doubt is not None:
                 self.log.warn("{key} is not there, but it is kept: {doubt}", key=key, doubt=doubt)
                 return number
-            again: ShareRow | None = yield self.late.put_back(share)
+            again: ShareRow | None = yield self.late.undone.put_back(share)
             if again is not None:
                 self.index.put_share(share.storage_index, again)
                 self.share_changed(*share)
@@ -400,7 +400,7 @@ class Store:
             self.share_changed(*share)
             return None
         if (info.size, info.etag) != (row.size, row.etag):
-            found = ShareRow(share.shnum, info.size, info.etag, True, info.modified_s)
+            found = ShareRow.found(share.shnum, info)
             fresh: ShareRow | None = yield self.slots.put_right(share, found)
             self.index.put_share(share.storage_index, fresh or found)
             self.share_changed(*share)

@@ -161,7 +161,7 @@ class Undone:
     def _look_at_share(self, share: ShareId) -> Generator[Deferred[Any], Any, None]:
         store, key = self._store, share_key(*share)
         info: ObjectInfo | None = yield self._head(key)
-        found = None if info is None else ShareRow(share.shnum, info.size, info.etag, True, info.modified_s)
+        found = None if info is None else ShareRow.found(share.shnum, info)
         right: ShareRow | None = yield self.put_right(share, found)
         row = store.index.share(*share)
         if right is None:

@@ -200,9 +200,7 @@ class Versions:
         row = self._index.share(*share)
         if row is None or row.etag != seen_etag:
             return
-        found: ShareRow | None = yield self._slots.put_right(
-            share, ShareRow(share.shnum, info.size, info.etag, True, info.modified_s)
-        )
+        found: ShareRow | None = yield self._slots.put_right(share, ShareRow.found(share.shnum, info))
         row = self._index.share(*share)
         if row is None or row.etag != seen_etag or found is None:
             return

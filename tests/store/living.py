@@ -56,7 +56,7 @@ class Living:
     def objects(self) -> dict[str, Any]:
         return self.client.objects
 
-    def restart(self, how: str, *, meanwhile: Callable[[], object] = lambda: None) -> None:
+    def restart(self, how: str, *, after_s: float = 5, meanwhile: Callable[[], object] = lambda: None) -> None:
         """`how`: "kill" or "stop". Time does not stand still."""
         clock_s = self.node.clock.seconds()
         if how == "kill":
@@ -65,7 +65,7 @@ class Living:
             stop(self.store)
             self.node.client = reborn(self.client)
         self.node.clock = type(self.node.clock)()
-        self.node.clock.advance(clock_s + 5)
+        self.node.clock.advance(clock_s + after_s)
         meanwhile()
         self.store = self.node.start(has_run_before=True)
         self._serve()

@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs
 
 from tahoe_s3.client import S3Error, Unavailable
+from tahoe_s3.store import journal as journal_module
 from tahoe_s3.store import late as late_module
 from tahoe_s3.store.journal import JOURNAL, Journal
 from tahoe_s3.store.keys import OWNER_KEY, share_key
@@ -43,15 +44,7 @@ def test_what_was_in_no_doubt_at_a_start_never_comes_back(living: Living, how: s
     living.put_in_doubt()
     clock_s = living.node.clock.seconds()
     living.node.clock.advance(LATE_S - 10)
-    if how == "kill":
-        living.node.crash(living.store)
-    else:
-        stop(living.store)
-        living.node.client = reborn(living.client)
-    living.node.clock = type(living.node.clock)()
-    living.node.clock.advance(clock_s + LATE_S + 100)
-    living.store = living.node.start(has_run_before=True)
-    living._serve()
+    living.restart(how, after_s=110)
     assert living.copies == []
     living.node.clock.advance(LATE_S + 1)
     now(living.write(b"fourth"))
@@ -359,12 +352,12 @@ def test_what_is_given_up_takes_nothing_newer_with_it(living: Living, monkeypatc
     journal = living.store.late._journal
     waiting: list[Any] = []
 
-    def later(work: Any, *arguments: Any) -> Deferred[Any]:
+    def later(_: object, work: Any, *arguments: Any) -> Deferred[Any]:
         done: Deferred[Any] = Deferred()
         waiting.append((done, work, arguments))
         return done
 
-    monkeypatch.setattr(journal, "off_reactor", later)
+    monkeypatch.setattr(journal_module, "off_reactor", later)
 
     def run_one() -> None:
         done, work, arguments = waiting.pop(0)
@@ -376,6 +369,7 @@ def test_what_is_given_up_takes_nothing_newer_with_it(living: Living, monkeypatc
     while waiting:
         run_one()
     assert now(writing)[0]
+    monkeypatch.undo()
     living.restart("kill", meanwhile=lambda: living.client.store(KEY, mutable_object(b"second")))
     assert living.there() == b"fourth"
 
@@ -501,12 +495,12 @@ def test_a_client_that_goes_away_meanwhile_changes_nothing(living: Living, monke
     living.put_in_doubt()
     waiting: list[Any] = []
 
-    def later(work: Any, *arguments: Any) -> Deferred[Any]:
+    def later(_: object, work: Any, *arguments: Any) -> Deferred[Any]:
         done: Deferred[Any] = Deferred()
         waiting.append((done, work, arguments))
         return done
 
-    monkeypatch.setattr(living.store.late._journal, "off_reactor", later)
+    monkeypatch.setattr(journal_module, "off_reactor", later)
     writing = living.write(b"fourth")
     writing.addErrback(lambda _: None)
     writing.cancel()
