@@ -14,6 +14,8 @@ enum ts3_err ts3_hmac_init(const struct ts3_digest *digest, struct ts3_hmac *hma
     if (!err)
         err = ts3_sha256_init(digest, &hmac->outer);
     if (!err)
+        err = ts3_sha256_init(digest, &hmac->begun);
+    if (!err)
         err = ts3_sha256_init(digest, &hmac->work);
     if (err)
         ts3_hmac_free(hmac);
@@ -52,13 +54,21 @@ enum ts3_err ts3_hmac_key(struct ts3_hmac *hmac, const void *key, size_t size_by
     if (!err)
         err = absorb(&hmac->outer, block, 0x5c);
     OPENSSL_cleanse(block, sizeof(block));
+    return err ? err : ts3_hmac_begin(hmac, NULL, 0);
+}
+
+enum ts3_err ts3_hmac_begin(struct ts3_hmac *hmac, const void *bytes, size_t size_bytes)
+{
+    enum ts3_err err = ts3_sha256_copy(&hmac->begun, &hmac->inner);
+    if (!err && size_bytes)
+        err = ts3_sha256_update(&hmac->begun, bytes, size_bytes);
     return err;
 }
 
 enum ts3_err ts3_hmac_sum(struct ts3_hmac *hmac, const void *bytes, size_t size_bytes,
                           unsigned char out[TS3_SHA256_BYTES])
 {
-    enum ts3_err err = ts3_sha256_copy(&hmac->work, &hmac->inner);
+    enum ts3_err err = ts3_sha256_copy(&hmac->work, &hmac->begun);
     if (!err)
         err = ts3_sha256_update(&hmac->work, bytes, size_bytes);
     if (!err)
@@ -76,5 +86,6 @@ void ts3_hmac_free(struct ts3_hmac *hmac)
 {
     ts3_sha256_free(&hmac->inner);
     ts3_sha256_free(&hmac->outer);
+    ts3_sha256_free(&hmac->begun);
     ts3_sha256_free(&hmac->work);
 }

@@ -7,15 +7,12 @@
 #include "core/ts3_sigv4_key.h"
 #include "core/ts3_uri.h"
 
-enum { OWN_HEADERS = 3, METHOD_MAX = 16, AMZ_DATE_LEN = 16, SUM_HEX_LEN = 64 };
-
-#define ALGORITHM "AWS4-HMAC-SHA256"
-#define TERMINATOR "aws4_request"
+enum { OWN_HEADERS = 3, METHOD_MAX = 16, SUM_HEX_LEN = 64 };
 
 struct ts3_sigv4 {
     const struct ts3_alloc *alloc;
     struct ts3_buf canonical;
-    struct ts3_buf scratch; /* lower-case header names, encoded query; then the string to sign */
+    struct ts3_buf scratch; /* lower-case header names, encoded query */
     struct ts3_sha256 hash;
     struct ts3_sigv4_key key;
     struct ts3_pair pairs[TS3_SIGV4_MAX_PAIRS + OWN_HEADERS];
@@ -383,7 +380,7 @@ static enum ts3_err gather_headers(struct ts3_sigv4 *signer,
     signer->pairs[n++] = (struct ts3_pair){TS3_STR("host"), request->host};
     if (with_payload)
         signer->pairs[n++] = (struct ts3_pair){TS3_STR("x-amz-content-sha256"), request->payload};
-    signer->pairs[n++] = (struct ts3_pair){TS3_STR("x-amz-date"), {amz_date, AMZ_DATE_LEN}};
+    signer->pairs[n++] = (struct ts3_pair){TS3_STR("x-amz-date"), {amz_date, TS3_SIGV4_STAMP_LEN}};
     *count = n;
     return TS3_OK;
 }
@@ -426,17 +423,6 @@ static enum ts3_err put_headers(struct ts3_sigv4 *signer, const struct ts3_sigv4
 
 /* ---- the signature ---- */
 
-/* day/region/service/aws4_request */
-static void put_scope(struct ts3_buf *buf, const struct ts3_sigv4_request *request, const char *day)
-{
-    put(buf, (struct ts3_str){day, TS3_SIGV4_DAY_LEN});
-    put_char(buf, '/');
-    put(buf, request->region);
-    put_char(buf, '/');
-    put(buf, service_of(request));
-    put(buf, TS3_STR("/" TERMINATOR));
-}
-
 static enum ts3_err hash_canonical(struct ts3_sigv4 *signer, char out[TS3_SHA256_HEX_BYTES])
 {
     enum ts3_err err = ts3_sha256_restart(&signer->hash);
@@ -452,31 +438,21 @@ static enum ts3_err compute(struct ts3_sigv4 *signer, const struct ts3_sigv4_req
     char hex[TS3_SHA256_HEX_BYTES];
     const struct ts3_sigv4_source source = {
         .secret = request->secret,
-        .day = {amz_date, TS3_SIGV4_DAY_LEN},
+        .stamp = {amz_date, TS3_SIGV4_STAMP_LEN},
         .region = request->region,
         .service = service_of(request),
     };
     enum ts3_err err = hash_canonical(signer, hex);
     if (!err)
         err = ts3_sigv4_key_use(&signer->key, &source);
-    ts3_buf_reset(&signer->scratch);
     if (!err)
-        err = ts3_buf_reserve(&signer->scratch, 2 * TS3_SIGV4_MAX_SCOPE + 256);
-    if (err)
-        return err;
-    put(&signer->scratch, TS3_STR(ALGORITHM "\n"));
-    put(&signer->scratch, (struct ts3_str){amz_date, AMZ_DATE_LEN});
-    put_char(&signer->scratch, '\n');
-    put_scope(&signer->scratch, request, amz_date);
-    put_char(&signer->scratch, '\n');
-    put(&signer->scratch, (struct ts3_str){hex, SUM_HEX_LEN});
-    err = ts3_hmac_sum(&signer->key.hmac, signer->scratch.data, signer->scratch.len, sum);
+        err = ts3_hmac_sum(&signer->key.hmac, hex, SUM_HEX_LEN, sum);
     if (!err)
         ts3_hex_encode(sum, sizeof(sum), signature);
     return err;
 }
 
-static enum ts3_err put_authorization(const struct ts3_sigv4_request *request, const char *day,
+static enum ts3_err put_authorization(const struct ts3_sigv4_request *request, struct ts3_str scope,
                                       struct ts3_str names, const char *signature,
                                       struct ts3_buf *authorization)
 {
@@ -484,10 +460,10 @@ static enum ts3_err put_authorization(const struct ts3_sigv4_request *request, c
     enum ts3_err err = ts3_buf_reserve(authorization, names.len + FIXED);
     if (err)
         return err;
-    put(authorization, TS3_STR(ALGORITHM " Credential="));
+    put(authorization, TS3_STR(TS3_SIGV4_ALGORITHM " Credential="));
     put(authorization, request->access_key_id);
     put_char(authorization, '/');
-    put_scope(authorization, request, day);
+    put(authorization, scope);
     put(authorization, TS3_STR(", SignedHeaders="));
     put(authorization, names);
     put(authorization, TS3_STR(", Signature="));
@@ -552,7 +528,7 @@ enum ts3_err ts3_sigv4_sign(struct ts3_sigv4 *signer, const struct ts3_sigv4_req
     if (!err)
         err = compute(signer, request, out->amz_date, signature);
     if (!err)
-        err = put_authorization(request, out->amz_date, names, signature, &out->authorization);
+        err = put_authorization(request, signer->key.scope, names, signature, &out->authorization);
     if (err)
         empty_out(out);
     return err;

@@ -140,17 +140,29 @@ static bool take_digits(struct cursor *cur, int count, int *number)
     return true;
 }
 
-static bool take_month(struct cursor *cur, int *month)
+#define DAYS "MonTueWedThuFriSatSun"
+#define MONTHS "JanFebMarAprMayJunJulAugSepOctNovDec"
+
+/* One of the names, which are three letters each, and which one it is, from 0. */
+static bool take_name(struct cursor *cur, const char *names, int *which)
 {
-    static const char names[12][4] = {"Jan", "Feb", "Mar", "Apr", "May", "Jun",
-                                      "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"};
-    for (int i = 0; i < 12; i++) {
-        if (take_text(cur, names[i])) {
-            *month = i + 1;
+    if (cur->end - cur->at < 3)
+        return false;
+    for (int i = 0; names[3 * i] != '\0'; i++) {
+        if (memcmp(cur->at, names + 3 * i, 3) == 0) {
+            cur->at += 3;
+            *which = i;
             return true;
         }
     }
     return false;
+}
+
+static bool take_month(struct cursor *cur, int *month)
+{
+    bool good = take_name(cur, MONTHS, month);
+    *month += 1;
+    return good;
 }
 
 /* hh:mm:ss */
@@ -193,23 +205,19 @@ static bool take_asctime(struct cursor *cur, struct ts3_utc *utc)
 
 enum ts3_err ts3_time_parse_http(struct ts3_str text, int64_t *time_s)
 {
-    static const char days[7][10] = {"Monday", "Tuesday",  "Wednesday", "Thursday",
-                                     "Friday", "Saturday", "Sunday"};
+    static const char *const rests[] = {"day", "sday", "nesday", "rsday", "day", "urday", "day"};
     struct cursor cur = cursor_at(text);
     struct ts3_utc utc = {0};
-    for (int i = 0; i < 7; i++) {
-        char day[4] = {days[i][0], days[i][1], days[i][2], '\0'};
-        bool good = false;
-        if (take_text(&cur, days[i]))
-            good = take_text(&cur, ", ") && take_rfc850(&cur, &utc);
-        else if (take_text(&cur, day))
-            good = take_char(&cur, ',') ? take_char(&cur, ' ') && take_imf(&cur, &utc)
-                                        : take_char(&cur, ' ') && take_asctime(&cur, &utc);
-        else
-            continue;
-        return good && cur.at == cur.end ? ts3_time_join(&utc, time_s) : TS3_EINVAL;
-    }
-    return TS3_EINVAL;
+    int day = 0;
+    bool good = take_name(&cur, DAYS, &day);
+    if (good && take_char(&cur, ','))
+        good = take_char(&cur, ' ') && take_imf(&cur, &utc);
+    else if (good && take_char(&cur, ' '))
+        good = take_asctime(&cur, &utc);
+    else
+        good = good && take_text(&cur, rests[day]) && take_text(&cur, ", ") &&
+               take_rfc850(&cur, &utc);
+    return good && cur.at == cur.end ? ts3_time_join(&utc, time_s) : TS3_EINVAL;
 }
 
 /* The zone at the end: nothing, Z, +hh, +hhmm or +hh:mm; sets the seconds that local time is ahead
@@ -290,18 +298,17 @@ enum ts3_err ts3_time_format_amz(int64_t time_s, char out[TS3_TIME_AMZ_BYTES])
 
 enum ts3_err ts3_time_format_http(int64_t time_s, char out[TS3_TIME_HTTP_BYTES])
 {
-    static const char days[] = "ThuFriSatSunMonTueWed"; /* 1 January 1970 was a Thursday */
-    static const char months[] = "JanFebMarAprMayJunJulAugSepOctNovDec";
+    enum { THURSDAY = 3 }; /* so was 1 January 1970 */
     struct ts3_utc utc;
     enum ts3_err err = ts3_time_split(time_s, &utc);
     if (err)
         return err;
     int64_t day = time_s >= 0 ? time_s / DAY_S : -((-time_s + DAY_S - 1) / DAY_S);
-    int weekday = (int)((day % 7 + 7) % 7);
+    int weekday = (int)(((day + THURSDAY) % 7 + 7) % 7);
     memcpy(out, "Thu, 00 Jan 0000 00:00:00 GMT", TS3_TIME_HTTP_BYTES);
-    memcpy(out, days + 3 * weekday, 3);
+    memcpy(out, DAYS + 3 * weekday, 3);
     put_digits(out + 5, 2, utc.day);
-    memcpy(out + 8, months + 3 * (utc.month - 1), 3);
+    memcpy(out + 8, MONTHS + 3 * (utc.month - 1), 3);
     put_digits(out + 12, 4, utc.year);
     put_digits(out + 17, 2, utc.hour);
     put_digits(out + 20, 2, utc.minute);

@@ -4,8 +4,11 @@
 
 #include <stdint.h>
 
-/* 1 for the bytes that stay: A-Z a-z 0-9 - . _ ~ */
-static const unsigned char unreserved[256] = {
+enum { UNRESERVED = 1, SLASH = 2 };
+
+/* Of the bytes that stay: A-Z a-z 0-9 - . _ ~ always, and the slash where it is kept. */
+static const unsigned char stays[256] = {
+    ['/'] = SLASH,
     ['-'] = 1, ['.'] = 1, ['_'] = 1, ['~'] = 1, ['0'] = 1, ['1'] = 1, ['2'] = 1, ['3'] = 1,
     ['4'] = 1, ['5'] = 1, ['6'] = 1, ['7'] = 1, ['8'] = 1, ['9'] = 1, ['A'] = 1, ['B'] = 1,
     ['C'] = 1, ['D'] = 1, ['E'] = 1, ['F'] = 1, ['G'] = 1, ['H'] = 1, ['I'] = 1, ['J'] = 1,
@@ -21,9 +24,10 @@ size_t ts3_uri_encode_to(char *out, struct ts3_str raw, bool keep_slash)
 {
     static const char hex[] = "0123456789ABCDEF";
     char *to = out;
+    unsigned char which = keep_slash ? UNRESERVED | SLASH : UNRESERVED;
     for (size_t i = 0; i < raw.len; i++) {
         unsigned char c = (unsigned char)raw.data[i];
-        if (unreserved[c] || (c == '/' && keep_slash)) {
+        if (stays[c] & which) {
             *to++ = (char)c;
         } else {
             *to++ = '%';
@@ -44,7 +48,7 @@ enum ts3_err ts3_uri_encode(struct ts3_buf *buf, struct ts3_str raw, bool keep_s
         need = raw.len;
         for (size_t i = 0; i < raw.len; i++) {
             unsigned char c = (unsigned char)raw.data[i];
-            if (!unreserved[c] && !(c == '/' && keep_slash))
+            if (!(stays[c] & UNRESERVED) && !(c == '/' && keep_slash))
                 need += 2;
         }
     }

@@ -3,6 +3,7 @@
 #include "net/ts3_attempt.h"
 
 #include <inttypes.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -80,12 +81,10 @@ static enum ts3_err write_header(struct ts3_slot *slot, size_t *at, struct ts3_s
     return err == TS3_OK ? ts3_buf_append_char(&slot->text, '\0') : err;
 }
 
-/* A header that libcurl would add by itself and shall not. */
-static enum ts3_err drop_header(struct ts3_slot *slot, size_t *at, const char *name_colon)
+/* A list's member is not changed by libcurl, but its type does not say so. */
+static void add_constant(struct ts3_slot *slot, size_t *count, const char *line)
 {
-    at[0] = slot->text.len;
-    enum ts3_err err = ts3_buf_append_text(&slot->text, name_colon);
-    return err == TS3_OK ? ts3_buf_append_char(&slot->text, '\0') : err;
+    slot->headers[(*count)++].data = (char *)(uintptr_t)line;
 }
 
 static enum ts3_err write_headers(const struct ts3_loop *loop, const struct ts3_request *request,
@@ -103,34 +102,38 @@ static enum ts3_err write_headers(const struct ts3_loop *loop, const struct ts3_
         err = write_header(slot, &at[count++], TS3_STR("x-amz-content-sha256"), wire->payload);
     for (size_t i = 0; err == TS3_OK && i < wire->count; i++)
         err = write_header(slot, &at[count++], wire->headers[i].name, wire->headers[i].value);
-    /* libcurl writes a head byte by byte, so that each that says nothing is felt. */
-    if (err == TS3_OK)
-        err = drop_header(slot, &at[count++], "Accept:");
-    if (request->method == TS3_PUT || request->method == TS3_POST) {
-        if (err == TS3_OK)
-            err = drop_header(slot, &at[count++], "Expect:");
-        if (err == TS3_OK && !request->has_content_type)
-            err = drop_header(slot, &at[count++], "Content-Type:");
-    }
     if (err != TS3_OK)
         return err;
-    for (size_t i = 0; i < count; i++) {
+    for (size_t i = 0; i < count; i++)
         slot->headers[i].data = slot->text.data + at[i];
-        slot->headers[i].next = i + 1 < count ? &slot->headers[i + 1] : NULL;
+    /* libcurl writes a head byte by byte: what it would add by itself and says nothing is dropped,
+     * and the name of this program is written once, not twice as from CURLOPT_USERAGENT. */
+    add_constant(slot, &count, loop->site->user_agent);
+    add_constant(slot, &count, "Accept:");
+    if (request->method == TS3_PUT || request->method == TS3_POST) {
+        add_constant(slot, &count, "Expect:");
+        if (!request->has_content_type)
+            add_constant(slot, &count, "Content-Type:");
     }
+    for (size_t i = 0; i < count; i++)
+        slot->headers[i].next = i + 1 < count ? &slot->headers[i + 1] : NULL;
     return TS3_OK;
 }
 
-static enum ts3_err write_url(const struct ts3_loop *loop, struct ts3_slot *slot)
+/* What stands between method and version: path and query, or all of the URL for a proxy that reads
+ * it. */
+static enum ts3_err write_target(const struct ts3_loop *loop, struct ts3_slot *slot)
 {
-    ts3_buf_reset(&slot->url);
-    enum ts3_err err = ts3_buf_append_text(&slot->url, loop->site->origin);
+    ts3_buf_reset(&slot->target);
+    enum ts3_err err = TS3_OK;
+    if (loop->site->whole_target)
+        err = ts3_buf_append_text(&slot->target, loop->site->origin);
     if (err == TS3_OK)
-        err = ts3_buf_append_str(&slot->url, ts3_buf_str(&loop->signed_out.path));
+        err = ts3_buf_append_str(&slot->target, ts3_buf_str(&loop->signed_out.path));
     if (err == TS3_OK && loop->signed_out.query.len > 0) {
-        err = ts3_buf_append_char(&slot->url, '?');
+        err = ts3_buf_append_char(&slot->target, '?');
         if (err == TS3_OK)
-            err = ts3_buf_append_str(&slot->url, ts3_buf_str(&loop->signed_out.query));
+            err = ts3_buf_append_str(&slot->target, ts3_buf_str(&loop->signed_out.query));
     }
     return err;
 }
@@ -170,7 +173,7 @@ static CURLcode set_method(CURL *easy, const struct ts3_request *request)
 static enum ts3_err set_request(const struct ts3_request *request, struct ts3_slot *slot)
 {
     CURL *easy = slot->easy;
-    CURLcode code = curl_easy_setopt(easy, CURLOPT_URL, ts3_buf_text(&slot->url));
+    CURLcode code = curl_easy_setopt(easy, CURLOPT_REQUEST_TARGET, ts3_buf_text(&slot->target));
     if (code == CURLE_OK)
         code = curl_easy_setopt(easy, CURLOPT_HTTPHEADER, slot->headers);
     if (code == CURLE_OK)
@@ -210,7 +213,7 @@ enum ts3_err ts3_attempt_start(struct ts3_loop *loop, struct ts3_request *reques
         return err;
     err = write_headers(loop, request, &wire, slot);
     if (err == TS3_OK)
-        err = write_url(loop, slot);
+        err = write_target(loop, slot);
     if (err == TS3_OK)
         err = set_request(request, slot);
     if (err == TS3_OK && curl_multi_add_handle(loop->multi, slot->easy) != CURLM_OK)

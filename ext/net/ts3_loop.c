@@ -120,7 +120,7 @@ enum ts3_err ts3_loop_init(struct ts3_loop *loop, struct ts3_engine *engine)
     if (err == TS3_OK)
         err = ts3_timers_reserve(&loop->timers, 1);
     if (err == TS3_OK)
-        err = ts3_slots_init(&loop->slots, loop->alloc, loop->places);
+        err = ts3_slots_init(&loop->slots, loop->alloc, loop->places, loop->site->origin);
     if (err == TS3_OK)
         err = ts3_sigv4_new(loop->alloc, engine->digest, &loop->signer);
     if (err == TS3_OK)

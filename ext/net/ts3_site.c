@@ -9,6 +9,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 #include <unistd.h>
 
 #define SITE_BYTES ((size_t)64 << 10) /* of all strings together */
@@ -156,8 +157,10 @@ static enum ts3_err build(struct ts3_site *site, const struct ts3_engine_config 
     site->bucket_path = config->path_style ? print(&site->arena, "/%s", config->bucket) : "/";
     site->region = print(&site->arena, "%s", config->region);
     site->proxy = print(&site->arena, "%s", config->proxy ? config->proxy : "");
-    site->user_agent =
-        print(&site->arena, "%s", config->user_agent ? config->user_agent : "tahoe-s3");
+    site->user_agent = print(&site->arena, "User-Agent: %s",
+                             config->user_agent ? config->user_agent : "tahoe-s3");
+    site->whole_target = !site->tls && site->proxy && site->proxy[0] != '\0' &&
+                         strncasecmp(site->proxy, "socks", 5) != 0;
     bool all = site->host && site->origin && site->prefix && site->bucket_path && site->region &&
                site->proxy;
     return all && site->user_agent ? TS3_OK : TS3_ENOMEM;

@@ -23,7 +23,8 @@ struct ts3_site {
     const char *region;      /* as configured */
     const char *ca_file;     /* NULL over http */
     const char *proxy;       /* "" for none */
-    const char *user_agent;
+    const char *user_agent;  /* the header's whole line; without a value none is sent */
+    bool whole_target;       /* an HTTP proxy reads the request line: it says the whole URL */
 };
 
 /* Zeroed by the caller before, or freed. */

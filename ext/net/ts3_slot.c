@@ -11,18 +11,23 @@
 
 #define SLOT_TEXT_BYTES ((size_t)128 << 10)
 
-enum ts3_err ts3_slots_init(struct ts3_slots *slots, const struct ts3_alloc *alloc, uint32_t cap)
+enum ts3_err ts3_slots_init(struct ts3_slots *slots, const struct ts3_alloc *alloc, uint32_t cap,
+                            const char *origin)
 {
     memset(slots, 0, sizeof *slots);
     slots->made = ts3_alloc_zero(alloc, cap, sizeof *slots->made);
     slots->cap = cap;
-    return slots->made ? TS3_OK : TS3_ENOMEM;
+    slots->origin = curl_url();
+    if (slots->made == NULL || slots->origin == NULL)
+        return TS3_ENOMEM;
+    CURLUcode code = curl_url_set(slots->origin, CURLUPART_URL, origin, 0);
+    return code == CURLUE_OK ? TS3_OK : code == CURLUE_OUT_OF_MEMORY ? TS3_ENOMEM : TS3_ENET;
 }
 
 static void free_slot(struct ts3_slot *slot, const struct ts3_alloc *alloc)
 {
     curl_easy_cleanup(slot->easy);
-    ts3_buf_free(&slot->url);
+    ts3_buf_free(&slot->target);
     ts3_buf_cleanse(&slot->text);
     ts3_alloc_free(alloc, slot);
 }
@@ -31,6 +36,7 @@ void ts3_slots_free(struct ts3_slots *slots, const struct ts3_alloc *alloc)
 {
     for (uint32_t i = 0; i < slots->count; i++)
         free_slot(slots->made[i], alloc);
+    curl_url_cleanup(slots->origin); /* behind the handles that refer to it */
     ts3_alloc_free(alloc, slots->made);
     memset(slots, 0, sizeof *slots);
 }
@@ -116,16 +122,16 @@ static CURLcode set_plain(CURL *easy)
     return code;
 }
 
-static CURLcode set_site(CURL *easy, const struct ts3_site *site)
+static CURLcode set_site(CURL *easy, const struct ts3_site *site, CURLU *origin)
 {
     CURLcode code = curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR, site->tls ? "https" : "http");
+    if (code == CURLE_OK)
+        code = curl_easy_setopt(easy, CURLOPT_CURLU, origin);
     if (code == CURLE_OK)
         code = curl_easy_setopt(easy, CURLOPT_PROXY,
                                 site->proxy); /* "": the environment is not asked */
     if (code == CURLE_OK)
         code = curl_easy_setopt(easy, CURLOPT_NOPROXY, "");
-    if (code == CURLE_OK)
-        code = curl_easy_setopt(easy, CURLOPT_USERAGENT, site->user_agent);
     if (code != CURLE_OK || !site->tls)
         return code;
     /* A CAPATH, as Debian has by default, would keep libcurl from loading the trust store only
@@ -166,14 +172,14 @@ static enum ts3_err make_slot(struct ts3_loop *loop, struct ts3_slot **out)
     if (slot == NULL)
         return TS3_ENOMEM;
     slot->loop = loop;
-    ts3_buf_init(&slot->url, loop->alloc, SLOT_TEXT_BYTES);
+    ts3_buf_init(&slot->target, loop->alloc, SLOT_TEXT_BYTES);
     ts3_buf_init(&slot->text, loop->alloc, SLOT_TEXT_BYTES);
     slot->easy = curl_easy_init();
     CURLcode code = slot->easy ? CURLE_OK : CURLE_OUT_OF_MEMORY;
     if (code == CURLE_OK)
         code = set_plain(slot->easy);
     if (code == CURLE_OK)
-        code = set_site(slot->easy, loop->site);
+        code = set_site(slot->easy, loop->site, loop->slots.origin);
     if (code == CURLE_OK)
         code = set_callbacks(slot->easy, slot);
     if (code == CURLE_OK)

@@ -27,7 +27,7 @@ struct ts3_slot {
     struct ts3_request *request; /* NULL: free */
     struct ts3_slot *next_free;
     CURL *easy;
-    struct ts3_buf url;
+    struct ts3_buf target; /* of the request line */
     struct ts3_buf text;                         /* of the headers, NUL-separated */
     struct curl_slist headers[TS3_SLOT_HEADERS]; /* point into text: no allocation for each */
     bool connected;                              /* the request began to go out on a connection */
@@ -41,11 +41,14 @@ struct ts3_slot {
 struct ts3_slots {
     struct ts3_slot *first_free;
     struct ts3_slot **made;
+    CURLU *origin; /* where all requests go; parsed once, since libcurl would do it for each */
     uint32_t count;
     uint32_t cap;
 };
 
-enum ts3_err ts3_slots_init(struct ts3_slots *slots, const struct ts3_alloc *alloc, uint32_t cap);
+/* origin: scheme, host and port of all requests. */
+enum ts3_err ts3_slots_init(struct ts3_slots *slots, const struct ts3_alloc *alloc, uint32_t cap,
+                            const char *origin);
 void ts3_slots_free(struct ts3_slots *slots, const struct ts3_alloc *alloc);
 /* A free slot, request set; there is one as long as fewer than cap are taken. */
 enum ts3_err ts3_slots_take(struct ts3_slots *slots, struct ts3_loop *loop,
