@@ -2,10 +2,8 @@
 /* Comparisons of byte runs that are too long to be inline. See ts3_str.h. */
 #include "core/ts3_str.h"
 
-bool ts3_str_eq_nocase(struct ts3_str a, struct ts3_str b)
+bool ts3_str_same_nocase(struct ts3_str a, struct ts3_str b)
 {
-    if (a.len != b.len)
-        return false;
     for (size_t i = 0; i < a.len; i++) {
         char c = a.data[i];
         if (c >= 'A' && c <= 'Z')

@@ -40,7 +40,13 @@ static inline int ts3_str_cmp(struct ts3_str a, struct ts3_str b)
     return order != 0 ? order : (a.len > b.len) - (a.len < b.len);
 }
 
+/* ts3_str_eq_nocase of two that are equally long. */
+bool ts3_str_same_nocase(struct ts3_str a, struct ts3_str b);
+
 /* Equal but for the case of A-Z; b is written in lower case. */
-bool ts3_str_eq_nocase(struct ts3_str a, struct ts3_str b);
+static inline bool ts3_str_eq_nocase(struct ts3_str a, struct ts3_str b)
+{
+    return a.len == b.len && ts3_str_same_nocase(a, b); /* most are told by their length */
+}
 
 #endif

@@ -152,11 +152,16 @@ static void read_etag(struct ts3_answer *answer, struct ts3_str value)
     copy(answer->etag, sizeof answer->etag, etag);
 }
 
+static bool is_space(char c)
+{
+    return c == ' ' || c == '\t' || c == '\r' || c == '\n';
+}
+
 static struct ts3_str trim(const char *begin, const char *end)
 {
     while (begin < end && (*begin == ' ' || *begin == '\t'))
         begin++;
-    while (end > begin && strchr(" \t\r\n", end[-1]) != NULL)
+    while (end > begin && is_space(end[-1]))
         end--;
     return (struct ts3_str){begin, (size_t)(end - begin)};
 }

@@ -192,6 +192,7 @@ static void reset_attempt(struct ts3_request *request)
     request->region[0] = '\0';
     request->sent = false;
     request->paused = false;
+    request->half_closed = false;
     request->first_byte_us = -1;
     request->target = 0;
     (void)ts3_body_seek(&request->body, 0);
@@ -266,6 +267,7 @@ void ts3_attempt_on_connected(struct ts3_loop *loop, struct ts3_slot *slot)
         slot->connected = true;
         loop->connecting--;
     }
+    slot->talks = true;
     request->sent = true;
     bool large = request->body.size_bytes > TS3_SLOT_INLINE_BYTES;
     if (!large) {
@@ -273,6 +275,16 @@ void ts3_attempt_on_connected(struct ts3_loop *loop, struct ts3_slot *slot)
         atomic_fetch_add(&loop->bytes_up, request->body.size_bytes);
     }
     ts3_loop_phase(loop, request, large ? TS3_PHASE_SEND : TS3_PHASE_WAIT);
+}
+
+/* libcurl (7.88) goes on sending, until the kernel takes no more or the service resets the
+ * connection.  An answer that is whole already counts all the same. */
+void ts3_attempt_on_half_closed(struct ts3_loop *loop, struct ts3_request *request)
+{
+    if (request->answer.complete_head)
+        return;
+    request->half_closed = true;
+    ts3_timers_set(&loop->timers, &request->phase_alarm.timer, loop->now_us);
 }
 
 static bool protocol_fault(struct ts3_request *request, const char *what)

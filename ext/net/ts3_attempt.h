@@ -15,6 +15,8 @@ enum ts3_err ts3_attempt_start(struct ts3_loop *loop, struct ts3_request *reques
 void ts3_attempt_stop(struct ts3_loop *loop, struct ts3_request *request);
 
 void ts3_attempt_on_connected(struct ts3_loop *loop, struct ts3_slot *slot);
+/* While the request is sent, libcurl has stopped to receive: the service has closed its side. */
+void ts3_attempt_on_half_closed(struct ts3_loop *loop, struct ts3_request *request);
 /* False: a fault was recorded. */
 bool ts3_attempt_on_header(struct ts3_loop *loop, struct ts3_request *request, struct ts3_str line);
 bool ts3_attempt_on_body(struct ts3_loop *loop, struct ts3_request *request, const char *bytes,

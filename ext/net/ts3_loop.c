@@ -288,6 +288,12 @@ static void on_silence(struct ts3_loop *loop, struct ts3_request *request)
         [TS3_PHASE_WAIT] = {TS3_TRANSPORT_FIRST_BYTE, "no answer in time"},
         [TS3_PHASE_RECEIVE] = {TS3_TRANSPORT_STALL, "receiving stalled"},
     };
+    if (request->half_closed) {
+        ts3_request_fault(request, TS3_KIND_TRANSPORT, TS3_TRANSPORT_SEND, false,
+                          "the service closed the connection while the request was being sent");
+        ts3_verdict_attempt(loop, request, CURLE_OK);
+        return;
+    }
     bool sending = request->phase == TS3_PHASE_SEND || request->phase == TS3_PHASE_WAIT;
     if (request->paused || ts3_turn_waits(request->slot) || (sending && kernel_sends(request)))
         request->progress_us = loop->now_us;

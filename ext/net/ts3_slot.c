@@ -107,7 +107,6 @@ static const struct option_long plain[] = {
     {CURLOPT_FOLLOWLOCATION, 0},
     {CURLOPT_SUPPRESS_CONNECT_HEADERS, 1},
     {CURLOPT_BUFFERSIZE, TS3_SLOT_BUFFER_BYTES},
-    {CURLOPT_UPLOAD_BUFFERSIZE, TS3_SLOT_BUFFER_BYTES},
     {CURLOPT_MAXAGE_CONN, TS3_SLOT_IDLE_S},
     {CURLOPT_DNS_SHUFFLE_ADDRESSES, 1},
     {CURLOPT_QUICK_EXIT, 1}, /* never wait for a resolver's thread */
@@ -127,6 +126,9 @@ static CURLcode set_site(CURL *easy, const struct ts3_site *site, CURLU *origin)
     CURLcode code = curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR, site->tls ? "https" : "http");
     if (code == CURLE_OK)
         code = curl_easy_setopt(easy, CURLOPT_CURLU, origin);
+    if (code == CURLE_OK)
+        code = curl_easy_setopt(easy, CURLOPT_UPLOAD_BUFFERSIZE,
+                                site->tls ? TS3_SLOT_BUFFER_BYTES : TS3_SLOT_CLEAR_BYTES);
     if (code == CURLE_OK)
         code = curl_easy_setopt(easy, CURLOPT_PROXY,
                                 site->proxy); /* "": the environment is not asked */
@@ -188,8 +190,10 @@ static enum ts3_err make_slot(struct ts3_loop *loop, struct ts3_slot **out)
         free_slot(slot, loop->alloc);
         return code == CURLE_OUT_OF_MEMORY ? TS3_ENOMEM : TS3_ENET;
     }
-    /* libcurl's buffer of what comes in, and with TLS about twice as much again. */
-    ts3_shared_reserve(loop->shared, (size_t)TS3_SLOT_BUFFER_BYTES * (loop->site->tls ? 3 : 1));
+    /* libcurl's buffers, the one of what goes out made with the first large body; with TLS about
+     * twice as much again. */
+    ts3_shared_reserve(loop->shared, loop->site->tls ? 3 * (size_t)TS3_SLOT_BUFFER_BYTES
+                                                     : TS3_SLOT_BUFFER_BYTES + TS3_SLOT_CLEAR_BYTES);
     *out = slot;
     return TS3_OK;
 }
@@ -211,6 +215,7 @@ enum ts3_err ts3_slots_take(struct ts3_slots *slots, struct ts3_loop *loop,
     slot->next_free = NULL;
     slot->request = request;
     slot->connected = false;
+    slot->talks = false;
     slot->fd = CURL_SOCKET_BAD;
     ts3_turn_begin(slot);
     slot->error[0] = '\0';

@@ -11,6 +11,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "net/ts3_attempt.h"
 #include "net/ts3_turn.h"
 
 void ts3_sockets_init(struct ts3_sockets *sockets, const struct ts3_alloc *alloc, int epoll_fd,
@@ -150,6 +151,8 @@ static int on_watch(CURL *easy, curl_socket_t fd, int what, void *arg, void *unu
     if (entry == NULL)
         return 0;
     if (what == CURL_POLL_REMOVE) {
+        if (slot != NULL)
+            slot->talks = false; /* on this one; libcurl may send again on another */
         if (!entry->opened) {
             forget(sockets, find(sockets, fd));
             return 0;
@@ -161,6 +164,8 @@ static int on_watch(CURL *easy, curl_socket_t fd, int what, void *arg, void *unu
     if (entry->opened && slot != NULL)
         slot->fd = fd;
     entry->slot = slot;
+    if (entry->opened && slot != NULL && slot->talks && what == CURL_POLL_OUT)
+        ts3_attempt_on_half_closed(slot->loop, slot->request);
     set_idle(sockets, entry, false);
     watch(sockets, entry,
           (what & CURL_POLL_IN ? (uint32_t)EPOLLIN : 0) |

@@ -277,6 +277,15 @@ TEST(hmac_known_answers)
             ts3_hex_encode(sum, sizeof(sum), hex);
             CHECK_TEXT(ts3_str_of(hex), rows[i].sum);
         }
+        /* The same in two parts, wherever it is cut; the last beginning is that of the next key's
+         * sums no more. */
+        for (size_t cut = strlen(rows[i].text) + 1; cut-- > 0;) {
+            CHECK_OK(ts3_hmac_begin(&hmac, rows[i].text, cut));
+            CHECK_OK(ts3_hmac_sum(&hmac, rows[i].text + cut, strlen(rows[i].text) - cut, sum));
+            ts3_hex_encode(sum, sizeof(sum), hex);
+            CHECK_TEXT(ts3_str_of(hex), rows[i].sum);
+        }
+        CHECK_OK(ts3_hmac_begin(&hmac, "x", 1));
     }
     ts3_hmac_free(&hmac);
     ts3_hmac_free(&hmac);

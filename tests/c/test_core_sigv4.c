@@ -397,7 +397,7 @@ TEST(sigv4_key_cache_notices_every_change)
     struct ts3_sigv4_request request = plain_request();
     set_up(&warm);
     CHECK_OK(ts3_sigv4_sign(warm.signer, &request, &warm.out));
-    for (int i = 0; i < 8; i++) {
+    for (int i = 0; i < 11; i++) {
         ts3_test_label("change %d", i);
         if (i == 1)
             request.time_s += 86400;
@@ -413,6 +413,12 @@ TEST(sigv4_key_cache_notices_every_change)
             ts3_sigv4_forget(warm.signer);
         else if (i == 7)
             request.time_s -= 86400;
+        else if (i == 8)
+            request.time_s += 1;
+        else if (i == 9)
+            request.path = TS3_STR("/another/in/the/same/second");
+        else if (i == 10)
+            request.access_key_id = TS3_STR("AKIDOTHER");
         set_up(&cold);
         CHECK_OK(ts3_sigv4_sign(warm.signer, &request, &warm.out));
         CHECK_OK(ts3_sigv4_sign(cold.signer, &request, &cold.out));

@@ -38,6 +38,11 @@ TEST(time_http)
         {"Sat, 31 Dec 2016 23:59:60 GMT", 1483228799},
         {"Tuesday, 19-Jan-38 03:14:08 GMT", 2147483648},
         {"Wed Nov 16 08:49:37 1994", 784975777},
+        {"Monday, 01-Jan-96 00:00:00 GMT", 820454400},
+        {"Wednesday, 03-Jan-96 00:00:00 GMT", 820627200},
+        {"Thursday, 04-Jan-96 00:00:00 GMT", 820713600},
+        {"Friday, 05-Jan-96 00:00:00 GMT", 820800000},
+        {"Saturday, 06-Jan-96 00:00:00 GMT", 820886400},
         {"Fri, 31 Dec 9999 23:59:59 GMT", 253402300799},
         {"", TS3_TIME_NONE},
         {"Sun, 06 Nov 1994 08:49:37", TS3_TIME_NONE},
@@ -57,6 +62,10 @@ TEST(time_http)
         {"Sun, 06 Nov 0000 08:49:37 GMT", TS3_TIME_NONE},
         {"Sun, 06 Nov 1994 -8:49:37 GMT", TS3_TIME_NONE},
         {"Sunday", TS3_TIME_NONE},
+        {"Su", TS3_TIME_NONE},
+        {"Tueday, 06-Nov-94 08:49:37 GMT", TS3_TIME_NONE},
+        {"Sunday, 06 Nov 1994 08:49:37 GMT", TS3_TIME_NONE},
+        {"Sun, 06-Nov-94 08:49:37 GMT", TS3_TIME_NONE},
         {"Sun Nov 6 08:49:37 1994", TS3_TIME_NONE},
     };
     check_rows(rows, sizeof(rows) / sizeof(rows[0]), ts3_time_parse_http);

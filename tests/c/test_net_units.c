@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "net/ts3_answer.h"
+#include "net/ts3_site.h"
 #include "net/ts3_timer.h"
 #include "net/ts3_window.h"
 #include "net/ts3_worker.h"
@@ -117,6 +118,39 @@ TEST(ranges_of_answers)
         CHECK_INT(answer.range_total, rows[i].total);
     }
     ts3_answer_free(&answer);
+}
+
+TEST(sites_whose_proxy_reads_the_request_line)
+{
+    static const struct {
+        const char *endpoint, *proxy;
+        bool whole;
+    } rows[] = {
+        {"http://h", NULL, false},
+        {"http://h", "", false},
+        {"http://h", "http://p:3128", true},
+        {"http://h", "p:3128", true},
+        {"http://h", "socks5h://p:1080", false},
+        {"http://h", "SOCKS4://p", false},
+        {"https://h", "http://p:3128", false}, /* through a tunnel */
+        {"https://h", NULL, false},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        const struct ts3_engine_config config = {
+            .endpoint = rows[i].endpoint,
+            .proxy = rows[i].proxy,
+            .region = "us-east-1",
+            .bucket = "bucket",
+            .path_style = true,
+            .user_agent = i == 0 ? "" : NULL,
+        };
+        struct ts3_site site;
+        ts3_test_label("%s by %s", rows[i].endpoint, rows[i].proxy ? rows[i].proxy : "no proxy");
+        CHECK_OK(ts3_site_init(&site, ts3_alloc_libc(), &config, NULL, 0));
+        CHECK_INT(site.whole_target, rows[i].whole);
+        CHECK_TEXT(ts3_str_of(site.user_agent), i == 0 ? "User-Agent: " : "User-Agent: tahoe-s3");
+        ts3_site_free(&site);
+    }
 }
 
 TEST(windows_fire_once)
