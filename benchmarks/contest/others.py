@@ -25,7 +25,7 @@ class Threads:
         raise NotImplementedError
 
     def run(self, load: Load, count: int) -> None:
-        body = bytes(load.size) if load.method == "PUT" else b""
+        body = load.body
         if load.parallel == 1:
             for index in range(count):
                 self.one(load, index, body)
@@ -139,7 +139,7 @@ class Obstore:
             check(load, bytes(await (await self._api.get_async(self._store, load.key)).bytes_async()))
 
     def run(self, load: Load, count: int) -> None:
-        body = bytes(load.size) if load.method == "PUT" else b""
+        body = load.body
         if load.parallel == 1:
             for index in range(count):
                 self._blocking(load, index, body)
@@ -209,7 +209,7 @@ class AwsCrt:
         )
 
     def run(self, load: Load, count: int) -> None:
-        body = bytes(load.size) if load.method == "PUT" else b""
+        body = load.body
         places, errors = threading.Semaphore(load.parallel), []
 
         def ended(error: Any, size: int) -> None:

@@ -65,7 +65,7 @@ class Drained:
             check(load, event.value)
 
     def run(self, load: Load, count: int) -> None:
-        body = bytes(load.size) if load.method == "PUT" else b""
+        body = load.body
         begun = min(count, load.parallel)
         for index in range(begun):
             self._submit(load, index, body)
@@ -93,7 +93,7 @@ class Deferreds:
         self._client = make_client(reactor, site, signed=signed)
 
     def run(self, load: Load, count: int) -> Deferred[None]:
-        body = bytes(load.size) if load.method == "PUT" else b""
+        body = load.body
         client = self._client
         result: Deferred[None] = Deferred()
         begun = ended = 0

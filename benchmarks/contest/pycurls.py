@@ -88,7 +88,7 @@ class PyCurl:
         if self._set_for != (load.method, load.key, load.size):  # options of another load would stay
             self._set_for = (load.method, load.key, load.size)
             self._free.clear()
-        body = bytes(load.size) if load.method == "PUT" else b""
+        body = load.body
         keep: dict[Any, io.BytesIO] = {}
         if load.parallel == 1:
             for index in range(count):
