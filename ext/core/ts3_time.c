@@ -140,8 +140,8 @@ static bool take_digits(struct cursor *cur, int count, int *number)
     return true;
 }
 
-#define DAYS "MonTueWedThuFriSatSun"
-#define MONTHS "JanFebMarAprMayJunJulAugSepOctNovDec"
+static const char day_names[] = "MonTueWedThuFriSatSun";
+static const char month_names[] = "JanFebMarAprMayJunJulAugSepOctNovDec";
 
 /* One of the names, which are three letters each, and which one it is, from 0. */
 static bool take_name(struct cursor *cur, const char *names, int *which)
@@ -160,7 +160,7 @@ static bool take_name(struct cursor *cur, const char *names, int *which)
 
 static bool take_month(struct cursor *cur, int *month)
 {
-    bool good = take_name(cur, MONTHS, month);
+    bool good = take_name(cur, month_names, month);
     *month += 1;
     return good;
 }
@@ -209,7 +209,7 @@ enum ts3_err ts3_time_parse_http(struct ts3_str text, int64_t *time_s)
     struct cursor cur = cursor_at(text);
     struct ts3_utc utc = {0};
     int day = 0;
-    bool good = take_name(&cur, DAYS, &day);
+    bool good = take_name(&cur, day_names, &day);
     if (good && take_char(&cur, ','))
         good = take_char(&cur, ' ') && take_imf(&cur, &utc);
     else if (good && take_char(&cur, ' '))
@@ -306,9 +306,9 @@ enum ts3_err ts3_time_format_http(int64_t time_s, char out[TS3_TIME_HTTP_BYTES])
     int64_t day = time_s >= 0 ? time_s / DAY_S : -((-time_s + DAY_S - 1) / DAY_S);
     int weekday = (int)(((day + THURSDAY) % 7 + 7) % 7);
     memcpy(out, "Thu, 00 Jan 0000 00:00:00 GMT", TS3_TIME_HTTP_BYTES);
-    memcpy(out, DAYS + 3 * weekday, 3);
+    memcpy(out, day_names + 3 * weekday, 3);
     put_digits(out + 5, 2, utc.day);
-    memcpy(out + 8, MONTHS + 3 * (utc.month - 1), 3);
+    memcpy(out + 8, month_names + 3 * (utc.month - 1), 3);
     put_digits(out + 12, 4, utc.year);
     put_digits(out + 17, 2, utc.hour);
     put_digits(out + 20, 2, utc.minute);
