@@ -53,25 +53,22 @@ def wanted_rows(given: str) -> set[str]:
     return wanted
 
 
-@inlineCallbacks
-def transfers(
-    reactor: Any, folder: Path, given: argparse.Namespace, wanted: set[str],
-) -> Generator[Deferred[Any], Any, list[goals.Outcome]]:
+def transfers(folder: Path, given: argparse.Namespace, wanted: set[str]) -> list[goals.Outcome]:
     """All rows against one plain and one TLS server."""
     how = {"seconds": given.seconds, "stream_bytes": int(given.gigabytes * 1e9), "wanted": wanted}
     rows = []
     with NullServer(folder) as server:
         if "audit" in wanted:
-            yield audit(reactor, folder, server)
+            audit(folder, server)
         if "sign" in wanted:
-            rows.append((yield run_row(sign_row(), given.seconds)))
+            rows.append(run_row(sign_row(), given.seconds))
         if "parse" in wanted:
-            rows.append((yield run_row(parse_row(folder, server), given.seconds)))
-        rows += yield plain_rows(reactor, folder, server, **how)
+            rows.append(run_row(parse_row(folder, server), given.seconds))
+        rows += plain_rows(folder, server, **how)
     with NullServer(folder, certificates=make_certificates(folder)) as server:
         if "audit" in wanted:
-            yield audit(reactor, folder, server)
-        rows += yield tls_rows(reactor, folder, server, **how)
+            audit(folder, server)
+        rows += tls_rows(folder, server, **how)
     return [outcome for row in rows for outcome in goals.of_row(row)]
 
 
@@ -85,7 +82,7 @@ def run(reactor: Any, given: argparse.Namespace) -> Generator[Deferred[Any], Any
     with tempfile.TemporaryDirectory(prefix="tahoe-s3-bench-") as text:
         folder = Path(text)
         build(folder)
-        outcomes: list[goals.Outcome] = yield transfers(reactor, folder, given, wanted)
+        outcomes = transfers(folder, given, wanted)
         if "list-slow" in wanted:
             times = yield list_slow(reactor, folder, given.keys)
             outcomes.append(goals.Outcome("list-slow: ours / one page after the other", f"{times:.2f}",

@@ -2,11 +2,7 @@
 """What each contender really sends, as the null server counts it: so that equals are compared with equals."""
 from __future__ import annotations
 
-from collections.abc import Generator
 from pathlib import Path
-from typing import Any
-
-from twisted.internet.defer import Deferred, inlineCallbacks, maybeDeferred
 
 from contest.entrants import BARE, bare_ways, others, ours
 from contest.load import Contender, Load
@@ -24,11 +20,10 @@ def _seen(before: dict[str, int], after: dict[str, int]) -> dict[str, int]:
     return {name: value for name, value in grown.items() if value > 0}
 
 
-@inlineCallbacks
-def _ask(contender: Contender, server: NullServer) -> Generator[Deferred[Any], Any, None]:
+def _ask(contender: Contender, server: NullServer) -> None:
     before = server.stats()
     try:
-        yield maybeDeferred(contender.run, LOAD, PUTS)
+        contender.run(LOAD, PUTS)
     except Exception as error:  # the others' turn comes all the same
         print(f"  {contender.name:<31}DID NOT WORK: {type(error).__name__}: {error}")
         return
@@ -42,20 +37,19 @@ def _ask(contender: Contender, server: NullServer) -> Generator[Deferred[Any], A
           f"{seen.get('connections', own) - own:>11}  {', '.join(ciphers) or '-'}{wrong}", flush=True)
 
 
-@inlineCallbacks
-def audit(reactor: Any, folder: Path, server: NullServer) -> Generator[Deferred[Any], Any, None]:
+def audit(folder: Path, server: NullServer) -> None:
     """PUTs of 1 MB, two in flight, of everyone, on this server."""
     print(f"\nWhat a PUT says of its payload, over {'TLS' if server.site.https else 'plain HTTP'}   "
           f"[{PUTS} of 1 MB, 2 in flight]")
     print(f"  {'':<31}{'payload':<11}{'further sums':<24}{'connections':>11}  cipher")
-    mine = ours(reactor, server.site)
+    mine = ours(server.site)
     rest = others(server.site)
     if server.site.https:
-        mine += ours(reactor, server.site, signed=False)
+        mine += ours(server.site, signed=False)
     rest += [one for one in others(server.site, signed=False)
              if one.payload == "unsigned" and one.name not in [known.name for known in rest if
                                                                known.payload == "unsigned"]]
     for contender in [*mine, bare_ways(folder, server.site)[BARE], *rest]:
-        yield _ask(contender, server)
+        _ask(contender, server)
     for contender in [*mine, *rest]:
-        yield contender.close()
+        contender.close()

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Callable
 
-from contest import pycurls
-from contest.load import Contender, Site
-from contest.others import AwsCrt, Boto3, Minio, Obstore
-from contest.ours import Deferreds, Drained
+from contest.apart import OTHERS, OURS, Apart
+from contest.load import Site
 from contest.server import BareCurl
 
 BARE = "libcurl in C"
@@ -29,27 +26,18 @@ def bare_ways(folder: Path, site: Site) -> dict[str, BareCurl]:
     return {name: BareCurl(folder, site, name, given) for name, given in options.items()}
 
 
-def ours(reactor: Any, site: Site, *, signed: bool = True) -> list[Contender]:
-    return [Drained(site, signed=signed), Deferreds(reactor, site, signed=signed)]
+def ours(site: Site, *, signed: bool = True) -> list[Apart]:
+    return [Apart(kind, site, signed=signed) for kind in OURS]
 
 
-def others(site: Site, *, signed: bool = True) -> list[Contender]:
-    """All that can be imported. `signed` is asked of those that let one choose."""
-    kinds: tuple[tuple[str, Callable[[], Contender]], ...] = (
-        ("boto3", lambda: Boto3(site, signed=signed)),
-        ("awscrt", lambda: AwsCrt(site)),
-        ("obstore", lambda: Obstore(site, signed=signed)),
-        ("minio", lambda: Minio(site)),
-        ("pycurl", lambda: pycurls.PyCurl(site, pycurls.wheel(), "wheel")),
-        ("pycurl with SIGV4", lambda: pycurls.PyCurl(site, pycurls.wheel(), "wheel", sigv4=True)),
-        ("pycurl on the system's libcurl", lambda: pycurls.PyCurl(site, pycurls.from_system(), "system")),
-    )
-    found: list[Contender] = []
-    for name, make in kinds:
+def others(site: Site, *, signed: bool = True) -> list[Apart]:
+    """All that can be imported."""
+    found: list[Apart] = []
+    for kind in OTHERS:
         try:
-            found.append(make())
+            found.append(Apart(kind, site, signed=signed))
         except ImportError as error:
-            if name not in _told:
-                print(f"LEFT OUT: {name} ({error}); make bench-compare installs it", flush=True)
-            _told.add(name)
+            if kind not in _told:
+                print(f"LEFT OUT: {kind} ({error}); make bench-compare installs it", flush=True)
+            _told.add(kind)
     return found

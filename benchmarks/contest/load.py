@@ -58,7 +58,7 @@ class Contender(Protocol):
     payload: Payload
 
     def run(self, load: Load, count: int) -> Any:
-        """All of it before it returns, or before the Deferred it returns fires."""
+        """All of it before it returns, or before the Deferred it returns fires (apart.py waits for that)."""
 
     def close(self) -> Any: ...
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from contest.apart import environment
 from contest.authority import Certificates
 from contest.goals import Outcome
 from contest.memory_child import BUDGET_BYTES, MIB, READERS, TRANSFER_BYTES, TRANSFERS
-from contest.server import HERE, NullServer
+from contest.server import NullServer
 
 ALLOWED_MIB = 16
 """Beyond the budget."""
@@ -30,10 +30,9 @@ CASES = (("ours", "get"), ("boto3", "get"), ("obstore", "get"), ("ours", "put"),
 
 def child(module: str, *arguments: str, before: tuple[str, ...] = ()) -> dict[str, Any]:
     """Runs a module of this package as a program of its own and takes the JSON of its last line. RuntimeError."""
-    paths = [str(HERE), *[path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]]
     done = subprocess.run(
         [*before, sys.executable, "-m", module, *arguments], capture_output=True, text=True, timeout=TIMEOUT_S,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)}, check=False,
+        env=environment(), check=False,
     )
     lines = done.stdout.strip().splitlines()
     if done.returncode != 0 or not lines:

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Callable, NamedTuple, Union
-
-from twisted.internet.defer import Deferred, inlineCallbacks, maybeDeferred
+from typing import Callable, NamedTuple, Optional
 
 MIN_ROUNDS = 3
 MAX_ROUNDS = 50
@@ -28,8 +26,8 @@ class Spent(NamedTuple):
     cpu_s: float
 
 
-Turn = Callable[[int], Union[Spent, "Deferred[Any]", None]]
-"""Does the given number of things; may return a Deferred."""
+Turn = Callable[[int], Optional[Spent]]
+"""Does the given number of things."""
 
 
 @dataclass
@@ -71,21 +69,19 @@ class Row:
         return [entrant for entrant in self.entrants if not entrant.broken]
 
 
-@inlineCallbacks
-def _turn(entrant: Entrant, count: int) -> Generator[Deferred[Any], Any, Spent]:
+def _turn(entrant: Entrant, count: int) -> Spent:
     wall_s, cpu_s = time.perf_counter(), time.process_time()
-    spent = yield maybeDeferred(entrant.turn, count)
+    spent = entrant.turn(count)
     here = Spent(time.perf_counter() - wall_s, time.process_time() - cpu_s)
-    return spent if isinstance(spent, Spent) else here
+    return here if spent is None else spent
 
 
-@inlineCallbacks
-def _warm(row: Row, entrant: Entrant) -> Generator[Deferred[Any], Any, None]:
+def _warm(row: Row, entrant: Entrant) -> None:
     """Opens connections, and finds out how many things a turn shall be."""
     try:
         count = min(row.fixed, row.least) if row.fixed else row.least
         while True:
-            spent = yield _turn(entrant, count)
+            spent = _turn(entrant, count)
             if row.fixed or spent.wall_s > SLICE_S / 4:
                 break
             count *= 4
@@ -94,12 +90,11 @@ def _warm(row: Row, entrant: Entrant) -> Generator[Deferred[Any], Any, None]:
         entrant.broken = f"{type(error).__name__}: {error}"
 
 
-@inlineCallbacks
-def _round(row: Row, entrants: list[Entrant]) -> Generator[Deferred[Any], Any, None]:
+def _round(row: Row, entrants: list[Entrant]) -> None:
     for entrant in entrants:
         before_s, begun_s = row.server_cpu_s() if row.server_cpu_s else 0.0, time.perf_counter()
         try:
-            spent = yield _turn(entrant, entrant.count)
+            spent = _turn(entrant, entrant.count)
         except Exception as error:  # as in _warm
             entrant.broken = f"{type(error).__name__}: {error}"
             continue
@@ -109,17 +104,16 @@ def _round(row: Row, entrants: list[Entrant]) -> Generator[Deferred[Any], Any, N
         entrant.busy.append((row.server_cpu_s() - before_s) / wall_s if row.server_cpu_s else 0.0)
 
 
-@inlineCallbacks
-def run_row(row: Row, seconds: float) -> Generator[Deferred[Any], Any, Row]:
+def run_row(row: Row, seconds: float) -> Row:
     """At least MIN_ROUNDS rounds, and more until the seconds are over. The row comes back with its figures."""
     started = time.monotonic()
     for entrant in row.entrants:
-        yield _warm(row, entrant)
+        _warm(row, entrant)
     rounds = 0
     while rounds < MIN_ROUNDS or (time.monotonic() - started < seconds and rounds < MAX_ROUNDS):
         able = row.able()
         first = rounds % max(1, len(able))
-        yield _round(row, able[first:] + able[:first])
+        _round(row, able[first:] + able[:first])
         rounds += 1
     show(row, rounds)
     return row

@@ -7,15 +7,12 @@ have "no S3" there where requests are not signed.
 """
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Callable
 
-from twisted.internet.defer import Deferred, inlineCallbacks
-
 from contest.entrants import BARE, FRESH, HASHED, HEADED, HEADED_HOP, HOP, PERFORM, bare_ways, others, ours
 from contest.load import Contender, Load
-from contest.ours import Deferreds, Drained
 from contest.server import NullServer
 from contest.timing import Entrant, Row, run_row
 
@@ -33,7 +30,7 @@ def _entrants(contenders: Sequence[Contender], load: Load) -> list[Entrant]:
         return lambda count: contender.run(load, count)
 
     return [
-        Entrant(one.name, turn(one), isinstance(one, (Drained, Deferreds)), signs=one.payload != "none",
+        Entrant(one.name, turn(one), getattr(one, "ours", False), signs=one.payload != "none",
                 note=one.payload if load.method == "PUT" else "no S3" if one.payload == "none" else "")
         for one in contenders
     ]
@@ -64,36 +61,34 @@ def _stream_row(
                server_cpu_s=server.cpu_s)
 
 
-@inlineCallbacks
-def _close(contenders: Sequence[Contender]) -> Generator[Deferred[Any], Any, None]:
+def _close(contenders: Sequence[Contender]) -> None:
     for contender in contenders:
-        yield contender.close()
+        contender.close()
 
 
-@inlineCallbacks
 def plain_rows(
-    reactor: Any, folder: Path, server: NullServer, *, seconds: float, stream_bytes: int, wanted: set[str],
-) -> Generator[Deferred[Any], Any, list[Row]]:
+    folder: Path, server: NullServer, *, seconds: float, stream_bytes: int, wanted: set[str],
+) -> list[Row]:
     """PLAIN_ROWS, of which those that are wanted."""
     rows: list[Row] = []
     if not wanted & set(PLAIN_ROWS):
         return rows
     bare = bare_ways(folder, server.site)
-    mine, rest = ours(reactor, server.site), others(server.site)
+    mine, rest = ours(server.site), others(server.site)
     unsigned = [one for one in others(server.site, signed=False) if one.name.startswith("obstore")]
     for method in ("GET", "PUT"):
         name = method.lower()
         if f"{name}-small" in wanted:
             entrants = [*mine, bare[BARE], bare[PERFORM], bare[HEADED], *rest]
-            rows.append((yield run_row(_small_row(f"{name}-small", method, entrants, server), seconds)))
+            rows.append(run_row(_small_row(f"{name}-small", method, entrants, server), seconds))
         if f"{name}-latency" in wanted:
             entrants = [*mine, bare[BARE], bare[HOP], bare[HEADED_HOP], *rest]
-            rows.append((yield run_row(_latency_row(f"{name}-latency", method, entrants, server), seconds)))
+            rows.append(run_row(_latency_row(f"{name}-latency", method, entrants, server), seconds))
         if f"{name}-stream" in wanted:
             entrants = [*mine, *_yardsticks(bare, method), *rest, *(unsigned if method == "PUT" else [])]
-            rows.append((yield run_row(_stream_row(f"{name}-stream", method, entrants, server, stream_bytes),
-                                       seconds)))
-    yield _close([*mine, *rest, *unsigned])
+            rows.append(run_row(_stream_row(f"{name}-stream", method, entrants, server, stream_bytes),
+                                       seconds))
+    _close([*mine, *rest, *unsigned])
     return rows
 
 
@@ -101,10 +96,9 @@ def _yardsticks(bare: dict[str, Any], method: str) -> list[Contender]:
     return [bare[BARE], bare[FRESH]] if method == "GET" else [bare[BARE], bare[HASHED]]
 
 
-@inlineCallbacks
 def tls_rows(
-    reactor: Any, folder: Path, server: NullServer, *, seconds: float, stream_bytes: int, wanted: set[str],
-) -> Generator[Deferred[Any], Any, list[Row]]:
+    folder: Path, server: NullServer, *, seconds: float, stream_bytes: int, wanted: set[str],
+) -> list[Row]:
     """TLS_ROWS, of which those that are wanted. Those who hash the payload and those who do not have a row each."""
     rows: list[Row] = []
     bare = bare_ways(folder, server.site)
@@ -113,10 +107,10 @@ def tls_rows(
             continue
         method = "GET" if "get" in key else "PUT"
         signed = not key.endswith("unsigned")
-        mine, rest = ours(reactor, server.site, signed=signed), others(server.site, signed=signed)
+        mine, rest = ours(server.site, signed=signed), others(server.site, signed=signed)
         yardsticks = _yardsticks(bare, method) if signed else [bare[BARE]]
         fitting = [one for one in rest if method == "GET" or (one.payload == "signed") == signed]
         row = _stream_row(key, method, [*mine, *yardsticks, *fitting], server, stream_bytes)
-        rows.append((yield run_row(row, seconds)))
-        yield _close([*mine, *rest])
+        rows.append(run_row(row, seconds))
+        _close([*mine, *rest])
     return rows
