@@ -20,6 +20,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.ssl import TLSVersion
 from twisted.internet.task import deferLater
 from twisted.logger import formatEvent, globalLogPublisher
+from twisted.protocols import portforward
 
 from tahoe_s3 import _hook, errors
 from tahoe_s3._native import Engine
@@ -99,6 +100,48 @@ async def test_payloads_are_signed_unless_told_otherwise(secure: S3Server, autho
     payloads = [seen.values("x-amz-content-sha256") for seen in secure.log if seen.operation == "PutObject"]
     assert [payload == ["UNSIGNED-PAYLOAD"] for payload in payloads] == [False, True]
     await client.close()
+
+
+class Tunnel(portforward.ProxyServer):
+    """A proxy that is asked for a tunnel by CONNECT, to the one place it goes to."""
+
+    head = b""
+
+    def connectionMade(self) -> None:
+        """Nothing before it is asked."""
+
+    def dataReceived(self, data: bytes) -> None:
+        if self.peer is not None:
+            super().dataReceived(data)
+            return
+        self.head += data
+        if b"\r\n\r\n" in self.head:
+            self.factory.heads.append(self.head)
+            self.transport.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            super().connectionMade()
+
+
+@ensureDeferred
+async def test_through_a_tunnel(secure: S3Server, authority: Authority) -> None:
+    """The proxy learns where to, and who asks, but nothing of the requests."""
+    port = int(secure.url.rsplit(":", 1)[1])
+    factory = portforward.ProxyFactory("127.0.0.1", port)
+    factory.protocol, factory.heads = Tunnel, []
+    listening = reactor.listenTCP(0, factory, interface="127.0.0.1")  # type: ignore[attr-defined]
+    client = opened(secure.url, ca_file=str(authority.bundle), max_connections=1,
+                    proxy=f"http://127.0.0.1:{listening.getHost().port}")
+    body = os.urandom(1_000_000)
+    await client.put("shares/aa/one é", body)
+    assert (await client.get("shares/aa/one é")).data == body
+    await client.close()
+    await listening.stopListening()
+    (head,) = factory.heads
+    lines = head.decode().split("\r\n")
+    assert lines[0] == f"CONNECT 127.0.0.1:{port} HTTP/1.1"
+    assert "User-Agent: tahoe-s3" in lines
+    assert not [line for line in lines if line.lower().startswith(("authorization", "x-amz"))]
+    assert [seen.values("user-agent") for seen in secure.log] == [["tahoe-s3"]] * 2
+    assert not secure.refused
 
 
 @ensureDeferred

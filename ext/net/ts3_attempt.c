@@ -267,8 +267,8 @@ void ts3_attempt_on_connected(struct ts3_loop *loop, struct ts3_slot *slot)
         slot->connected = true;
         loop->connecting--;
     }
-    slot->talks = true;
     request->sent = true;
+    request->half_closed = false;
     bool large = request->body.size_bytes > TS3_SLOT_INLINE_BYTES;
     if (!large) {
         request->bytes_up += request->body.size_bytes;
@@ -277,7 +277,7 @@ void ts3_attempt_on_connected(struct ts3_loop *loop, struct ts3_slot *slot)
     ts3_loop_phase(loop, request, large ? TS3_PHASE_SEND : TS3_PHASE_WAIT);
 }
 
-/* libcurl (7.88) goes on sending, until the kernel takes no more or the service resets the
+/* libcurl before 8.8 goes on sending, until the kernel takes no more or the service resets the
  * connection.  An answer that is whole already counts all the same. */
 void ts3_attempt_on_half_closed(struct ts3_loop *loop, struct ts3_request *request)
 {

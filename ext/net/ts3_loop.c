@@ -288,7 +288,7 @@ static void on_silence(struct ts3_loop *loop, struct ts3_request *request)
         [TS3_PHASE_WAIT] = {TS3_TRANSPORT_FIRST_BYTE, "no answer in time"},
         [TS3_PHASE_RECEIVE] = {TS3_TRANSPORT_STALL, "receiving stalled"},
     };
-    if (request->half_closed) {
+    if (request->half_closed && !request->answer.complete_head) {
         ts3_request_fault(request, TS3_KIND_TRANSPORT, TS3_TRANSPORT_SEND, false,
                           "the service closed the connection while the request was being sent");
         ts3_verdict_attempt(loop, request, CURLE_OK);

@@ -159,8 +159,9 @@ static enum ts3_err build(struct ts3_site *site, const struct ts3_engine_config 
     site->proxy = print(&site->arena, "%s", config->proxy ? config->proxy : "");
     site->user_agent = print(&site->arena, "User-Agent: %s",
                              config->user_agent ? config->user_agent : "tahoe-s3");
-    site->whole_target = !site->tls && site->proxy && site->proxy[0] != '\0' &&
-                         strncasecmp(site->proxy, "socks", 5) != 0;
+    bool socks = site->proxy && strncasecmp(site->proxy, "socks", 5) == 0 &&
+                 strstr(site->proxy, "://") != NULL; /* else it is the host of an HTTP proxy */
+    site->whole_target = !site->tls && site->proxy && site->proxy[0] != '\0' && !socks;
     bool all = site->host && site->origin && site->prefix && site->bucket_path && site->region &&
                site->proxy;
     return all && site->user_agent ? TS3_OK : TS3_ENOMEM;

@@ -134,6 +134,9 @@ static CURLcode set_site(CURL *easy, const struct ts3_site *site, CURLU *origin)
                                 site->proxy); /* "": the environment is not asked */
     if (code == CURLE_OK)
         code = curl_easy_setopt(easy, CURLOPT_NOPROXY, "");
+    /* For CONNECT alone: the service is told by a header of the request. */
+    if (code == CURLE_OK && site->tls && site->proxy[0] != '\0')
+        code = curl_easy_setopt(easy, CURLOPT_USERAGENT, strchr(site->user_agent, ' ') + 1);
     if (code != CURLE_OK || !site->tls)
         return code;
     /* A CAPATH, as Debian has by default, would keep libcurl from loading the trust store only
@@ -190,8 +193,7 @@ static enum ts3_err make_slot(struct ts3_loop *loop, struct ts3_slot **out)
         free_slot(slot, loop->alloc);
         return code == CURLE_OUT_OF_MEMORY ? TS3_ENOMEM : TS3_ENET;
     }
-    /* libcurl's buffers, the one of what goes out made with the first large body; with TLS about
-     * twice as much again. */
+    /* libcurl's buffers, each way; with TLS about twice as much again. */
     ts3_shared_reserve(loop->shared, loop->site->tls ? 3 * (size_t)TS3_SLOT_BUFFER_BYTES
                                                      : TS3_SLOT_BUFFER_BYTES + TS3_SLOT_CLEAR_BYTES);
     *out = slot;
@@ -215,7 +217,6 @@ enum ts3_err ts3_slots_take(struct ts3_slots *slots, struct ts3_loop *loop,
     slot->next_free = NULL;
     slot->request = request;
     slot->connected = false;
-    slot->talks = false;
     slot->fd = CURL_SOCKET_BAD;
     ts3_turn_begin(slot);
     slot->error[0] = '\0';

@@ -35,7 +35,6 @@ struct ts3_slot {
     struct ts3_buf text;                         /* of the headers, NUL-separated */
     struct curl_slist headers[TS3_SLOT_HEADERS]; /* point into text: no allocation for each */
     bool connected;                              /* the request began to go out on a connection */
-    bool talks;                                  /* on the connection that is being watched */
     curl_socket_t fd;                            /* of that connection, or CURL_SOCKET_BAD */
     struct ts3_link waiting; /* for the next turn, having received its share (ts3_turn.h) */
     uint64_t turn;           /* the one that turn_bytes were received in */

@@ -139,6 +139,14 @@ static int on_close(void *arg, curl_socket_t fd)
     return close(fd);
 }
 
+/* Whether the other side has closed its own: libcurl may also wait to send because it connects again,
+ * or because TLS wants it. */
+static bool has_end(curl_socket_t fd)
+{
+    struct pollfd look = {.fd = fd, .events = POLLRDHUP};
+    return poll(&look, 1, 0) == 1 && (look.revents & POLLRDHUP) != 0;
+}
+
 /* A connection that becomes idle stays in the epoll set: it is told of when something comes that
  * was not asked for, and the next request finds it watched.  One whose transfer waits for its next
  * turn stays as well, and is not idle. */
@@ -151,8 +159,6 @@ static int on_watch(CURL *easy, curl_socket_t fd, int what, void *arg, void *unu
     if (entry == NULL)
         return 0;
     if (what == CURL_POLL_REMOVE) {
-        if (slot != NULL)
-            slot->talks = false; /* on this one; libcurl may send again on another */
         if (!entry->opened) {
             forget(sockets, find(sockets, fd));
             return 0;
@@ -164,7 +170,8 @@ static int on_watch(CURL *easy, curl_socket_t fd, int what, void *arg, void *unu
     if (entry->opened && slot != NULL)
         slot->fd = fd;
     entry->slot = slot;
-    if (entry->opened && slot != NULL && slot->talks && what == CURL_POLL_OUT)
+    if (what == CURL_POLL_OUT && entry->opened && slot != NULL && slot->connected &&
+        has_end(fd))
         ts3_attempt_on_half_closed(slot->loop, slot->request);
     set_idle(sockets, entry, false);
     watch(sockets, entry,

@@ -9,6 +9,8 @@
 #include <sched.h>
 #include <string.h>
 
+#include "core/ts3_time.h"
+
 enum ts3_err ts3_pool_init(struct ts3_pool *pool, struct ts3_shared *shared)
 {
     memset(pool, 0, sizeof *pool);
@@ -42,17 +44,25 @@ static void put_back(struct ts3_pool *pool, struct ts3_job *job)
 
 /* A worker has always something to do, and what it takes from a loop or a program that want the
  * same core, it would take for a whole tick of the kernel's (4 ms and more), while all transfers
- * stand still. */
-static void let_others(struct ts3_pool *pool)
+ * stand still.  What others keep when it is given to them, a program that computes without end for
+ * one, is taken back before more is given; else they would have forty parts in one. */
+static void let_others(struct ts3_pool *pool, int64_t *not_before_us)
 {
+    const struct ts3_clock *clock = ts3_clock_system();
+    int64_t begun_us = clock->mono_us(clock->ctx);
+    if (begun_us < *not_before_us)
+        return;
     pthread_mutex_unlock(&pool->mutex);
     (void)sched_yield();
+    int64_t ended_us = clock->mono_us(clock->ctx);
+    *not_before_us = ended_us + (ended_us - begun_us);
     pthread_mutex_lock(&pool->mutex);
 }
 
 static void *worker_main(void *arg)
 {
     struct ts3_pool *pool = arg;
+    int64_t not_before_us = 0;
     pthread_mutex_lock(&pool->mutex);
     for (;;) {
         struct ts3_link *link = ts3_list_pop(&pool->todo);
@@ -69,7 +79,7 @@ static void *worker_main(void *arg)
         pthread_mutex_lock(&pool->mutex);
         if (more) {
             put_back(pool, job);
-            let_others(pool);
+            let_others(pool, &not_before_us);
         } else {
             ts3_list_push(&pool->done, &job->link);
             ts3_shared_wake(pool->shared);

@@ -132,6 +132,7 @@ TEST(sites_whose_proxy_reads_the_request_line)
         {"http://h", "p:3128", true},
         {"http://h", "socks5h://p:1080", false},
         {"http://h", "SOCKS4://p", false},
+        {"http://h", "socks.example:3128", true},
         {"https://h", "http://p:3128", false}, /* through a tunnel */
         {"https://h", NULL, false},
     };
