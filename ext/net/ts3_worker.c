@@ -11,6 +11,8 @@
 
 #include "core/ts3_time.h"
 
+#define LONG_KEPT_US 1000
+
 enum ts3_err ts3_pool_init(struct ts3_pool *pool, struct ts3_shared *shared)
 {
     memset(pool, 0, sizeof *pool);
@@ -44,8 +46,8 @@ static void put_back(struct ts3_pool *pool, struct ts3_job *job)
 
 /* A worker has always something to do, and what it takes from a loop or a program that want the
  * same core, it would take for a whole tick of the kernel's (4 ms and more), while all transfers
- * stand still.  What others keep when it is given to them, a program that computes without end for
- * one, is taken back before more is given; else they would have forty parts in one. */
+ * stand still.  Who kept it for so long that it was no turn of a loop's, a program that computes
+ * without end for one, gets nothing for as long: it would else have forty parts in one. */
 static void let_others(struct ts3_pool *pool, int64_t *not_before_us)
 {
     const struct ts3_clock *clock = ts3_clock_system();
@@ -55,7 +57,8 @@ static void let_others(struct ts3_pool *pool, int64_t *not_before_us)
     pthread_mutex_unlock(&pool->mutex);
     (void)sched_yield();
     int64_t ended_us = clock->mono_us(clock->ctx);
-    *not_before_us = ended_us + (ended_us - begun_us);
+    if (ended_us - begun_us >= LONG_KEPT_US)
+        *not_before_us = ended_us + LONG_KEPT_US;
     pthread_mutex_lock(&pool->mutex);
 }
 
