@@ -21,7 +21,8 @@ bool ts3_turn_may_receive(struct ts3_slot *slot, size_t size_bytes)
      * that is here before libcurl has had its socket watched must not be paused: the socket would
      * count as idle. */
     bool may_wait = slot->request->body.kind == TS3_BODY_NONE && slot->fd != CURL_SOCKET_BAD;
-    if (slot->turn_bytes >= TS3_TURN_BYTES && may_wait) {
+    size_t share = loop->active <= TS3_TURN_FEW ? TS3_TURN_FEW_BYTES : TS3_TURN_BYTES;
+    if (slot->turn_bytes >= share && may_wait) {
         ts3_list_push(&loop->waiting, &slot->waiting);
         return false;
     }

@@ -7,15 +7,19 @@
  * next turn, behind those that were paused before it, each by a call of its own.
  *
  * Owner: the loop.  Thread: the loop's.  Errors: where libcurl cannot go on, the attempt ends.
- * Limits: TS3_TURN_BYTES, and what libcurl had read of the connection when the share was used up (64
+ * Limits: the share, and what libcurl had read of the connection when the share was used up (64
  * KiB at most), of which it keeps a copy meanwhile. */
 #ifndef TS3_TURN_H
 #define TS3_TURN_H
 
 #include "net/ts3_loop.h"
 
-/* With the piece that libcurl copies (16 KiB where all goes evenly) a quarter of a MiB. */
+/* The share.  With the piece that libcurl copies (16 KiB where all goes evenly) a quarter of a MiB
+ * where there are many transfers, and one of a few has four times as much: pausing costs one over
+ * TLS up to a fifth, and what the others then wait is less than a millisecond for each of them. */
 #define TS3_TURN_BYTES ((size_t)240 << 10)
+#define TS3_TURN_FEW 2
+#define TS3_TURN_FEW_BYTES (4 * TS3_TURN_BYTES)
 
 /* A slot was taken: nothing received yet. */
 void ts3_turn_begin(struct ts3_slot *slot);

@@ -173,7 +173,7 @@ OVER_BOTH(what_is_cut_off_goes_on)
         struct ts3_window *window;
         struct ts3_event event;
         bool ready;
-        all.act_at = TS3_TURN_BYTES * (uint64_t)(i + 1) + (uint64_t)(i % 4) * 20000;
+        all.act_at = TS3_TURN_FEW_BYTES * (uint64_t)(i % 3 + 1) + (uint64_t)(i % 4) * 20000;
         atomic_store(&all.act, acts[i % 3]);
         ts3_test_label("act %d at %" PRIu64, acts[i % 3], all.act_at);
         bool silent = acts[i % 3] == HOLD;
@@ -310,7 +310,7 @@ OVER_BOTH(chunks_come_whole)
 OVER_BOTH(an_answer_that_is_too_long_ends)
 {
     open_all(over_tls, pour_chunks);
-    for (size_t limit = TS3_TURN_BYTES - 20000; limit < 3 * TS3_TURN_BYTES; limit += 9001) {
+    for (size_t limit = TS3_TURN_FEW_BYTES - 20000; limit < 3 * TS3_TURN_FEW_BYTES; limit += 36001) {
         struct ts3_request_spec spec = spec_into(NULL);
         spec.parse = TS3_PARSE_BYTES;
         spec.max_answer_bytes = limit;
