@@ -11,7 +11,8 @@
 
 #include "core/ts3_time.h"
 
-#define LONG_KEPT_US 1000
+#define LONG_KEPT_US 1000 /* longer than a turn of a loop's */
+#define TAKEN_BACK_US 500
 
 enum ts3_err ts3_pool_init(struct ts3_pool *pool, struct ts3_shared *shared)
 {
@@ -47,7 +48,8 @@ static void put_back(struct ts3_pool *pool, struct ts3_job *job)
 /* A worker has always something to do, and what it takes from a loop or a program that want the
  * same core, it would take for a whole tick of the kernel's (4 ms and more), while all transfers
  * stand still.  Who kept it for so long that it was no turn of a loop's, a program that computes
- * without end for one, gets nothing for as long: it would else have forty parts in one. */
+ * without end for one, gets nothing for a while: it would else have twenty parts in one.  A loop
+ * that comes meanwhile waits that long. */
 static void let_others(struct ts3_pool *pool, int64_t *not_before_us)
 {
     const struct ts3_clock *clock = ts3_clock_system();
@@ -58,7 +60,7 @@ static void let_others(struct ts3_pool *pool, int64_t *not_before_us)
     (void)sched_yield();
     int64_t ended_us = clock->mono_us(clock->ctx);
     if (ended_us - begun_us >= LONG_KEPT_US)
-        *not_before_us = ended_us + LONG_KEPT_US;
+        *not_before_us = ended_us + TAKEN_BACK_US;
     pthread_mutex_lock(&pool->mutex);
 }
 
