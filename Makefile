@@ -89,12 +89,14 @@ exits: venv
 	$(BIN)/python -m tests.native.exits --exits 1000 --forks 100 $(if $(SEED),--seed $(SEED))
 
 # The engine's Python tests with the extension built for a tool; see the script. "quick" is what `make test` runs.
+# But for the process that forks: gcc's ASan takes no care of its allocator's locks there, and a child in which the loop
+# held one waits for it for ever, now and then.
 sanitize-python: venv
-	@tests/native/checked.sh asan $(BIN)/python tests/native
+	@tests/native/checked.sh asan $(BIN)/python tests/native -k "not forks_leave"
 
 sanitize-python-quick: venv
 	@tests/native/checked.sh asan $(BIN)/python tests/native \
-	    -k "not botocore and not left_behind and not hundred_processes and not allocation"
+	    -k "not botocore and not left_behind and not hundred_processes and not allocation and not forks_leave"
 
 # But for the process that forks: TSan does not support a fork of a process with threads, whose children hang in it.
 tsan-python: venv
