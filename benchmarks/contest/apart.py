@@ -4,8 +4,8 @@ another's; and so that the kernel meets each alike. libcurl in C is a program of
 
     python -m contest.apart KIND URL CA_FILE SIGNED
 
-is the other side: it makes the contender of that kind (KINDS), says its name and what its PUTs say of their payload,
-and then, for each line with a load, how long that took. Lines are JSON.
+is the other side: it makes the contender of that kind (OURS, OTHERS), says its name and what its PUTs say of their
+payload, and then, for each line with a load, how long that took. Lines are JSON.
 """
 from __future__ import annotations
 
