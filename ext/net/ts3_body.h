@@ -26,7 +26,7 @@
 
 #define TS3_BODY_CHUNK_BYTES ((size_t)512 << 10)
 /* one step of a worker; small enough for the CPU's cache */
-#define TS3_BODY_SLICE_BYTES ((size_t)128 << 10)
+#define TS3_BODY_SLICE_BYTES ((size_t)256 << 10)
 /* memory up to this is hashed by the loop itself */
 #define TS3_BODY_INLINE_BYTES ((size_t)16 << 10)
 

@@ -132,6 +132,7 @@ enum ts3_err ts3_engine_new(const struct ts3_engine_config *config, struct ts3_e
     made->alloc = alloc;
     take_config(made, config);
     init_creds(&made->creds, alloc);
+    atomic_init(&made->creds_version, 0);
     err = make_parts(made, config, why, why_size);
     if (err != TS3_OK) {
         ts3_alloc_free(alloc, made);
@@ -192,6 +193,7 @@ enum ts3_err ts3_engine_set_credentials(struct ts3_engine *engine, const char *a
         struct ts3_creds old = engine->creds;
         fresh.version = old.version + 1;
         engine->creds = fresh;
+        atomic_store(&engine->creds_version, fresh.version);
         pthread_mutex_unlock(&engine->mutex);
         fresh = old;
     }
@@ -202,6 +204,9 @@ enum ts3_err ts3_engine_set_credentials(struct ts3_engine *engine, const char *a
 enum ts3_err ts3_engine_refresh_creds(struct ts3_engine *engine, struct ts3_creds *creds)
 {
     enum ts3_err err = TS3_OK;
+    /* This is once for each attempt, and who submits wants the mutex all the time. */
+    if (creds->version == atomic_load(&engine->creds_version))
+        return TS3_OK;
     pthread_mutex_lock(&engine->mutex);
     if (creds->version != engine->creds.version)
         err = copy_creds(creds, &engine->creds);

@@ -497,6 +497,7 @@ static void turn(struct ts3_loop *loop)
     loop->looked_us = count < LOOP_EVENTS ? begun_us : begun_us - LOOP_LOOK_US;
     int64_t until_us = begun_us + LOOP_SLICE_US;
     loop->turn++;
+    ts3_shared_clear(loop->shared);
     drop_stale(loop, events, count);
     if (posted) {
         take_posted(loop);

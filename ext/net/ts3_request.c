@@ -271,6 +271,10 @@ void ts3_request_free(struct ts3_request *request)
     ts3_request_let_go(request);
     free_value(&request->event);
     ts3_request_charge_answer(request, 0);
+    struct ts3_buf *body = &request->answer.body;
+    if (body->data != NULL)
+        ts3_shared_bury(shared, body->data, body->cap);
+    body->data = NULL;
     ts3_answer_free(&request->answer);
     ts3_arena_free(&request->arena);
     ts3_alloc_free(request->alloc, request);

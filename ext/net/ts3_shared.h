@@ -16,6 +16,13 @@
 #include "core/ts3_err.h"
 #include "net/ts3_blocks.h"
 
+/* What is freed by itself, whoever does it: the heap maps such memory one by one. */
+#define TS3_SHARED_SPENT_BYTES ((size_t)128 << 10)
+
+struct ts3_spent {
+    struct ts3_spent *next;
+};
+
 struct ts3_shared {
     const struct ts3_alloc *alloc;
     size_t limit_bytes;
@@ -27,6 +34,7 @@ struct ts3_shared {
     atomic_size_t used_bytes;
     atomic_size_t reserved_bytes; /* of the limit, for what connections hold: an eighth at most */
     struct ts3_blocks blocks; /* of windows and bodies; used and kept together stay below the limit */
+    _Atomic(struct ts3_spent *) spent; /* memory of the loop's that others are done with */
     atomic_uint refs;
     atomic_bool posted;   /* something for the loop to look at */
     atomic_bool sleeping; /* the loop is in, or about to enter, its poll: write to wake_fd */
@@ -55,5 +63,11 @@ void ts3_shared_reserve(struct ts3_shared *shared, size_t bytes);
 /* Memory for bytes that were charged before; to be given back before they are discharged. */
 enum ts3_err ts3_shared_take(struct ts3_shared *shared, size_t bytes, struct ts3_block *block);
 void ts3_shared_give(struct ts3_shared *shared, struct ts3_block *block);
+/* Any thread: the loop allocated this (size_bytes, at least a pointer's), and is to free it in its next
+ * turn.  In a heap two threads wait for each other by system calls, and libcurl allocates some forty
+ * times for a request: with answers of 4 KiB freed elsewhere, every fourth request waited. */
+void ts3_shared_bury(struct ts3_shared *shared, void *memory, size_t size_bytes);
+/* The loop: frees what was buried. */
+void ts3_shared_clear(struct ts3_shared *shared);
 
 #endif

@@ -121,14 +121,19 @@ static CURLcode set_plain(CURL *easy)
     return code;
 }
 
-static CURLcode set_site(CURL *easy, const struct ts3_site *site, CURLU *origin)
+static long upload_bytes(const struct ts3_slot *slot, const struct ts3_site *site)
 {
+    return site->tls ? TS3_SLOT_BUFFER_BYTES : slot->is_long ? TS3_SLOT_LONG_BYTES : TS3_SLOT_CLEAR_BYTES;
+}
+
+static CURLcode set_site(struct ts3_slot *slot, const struct ts3_site *site, CURLU *origin)
+{
+    CURL *easy = slot->easy;
     CURLcode code = curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR, site->tls ? "https" : "http");
     if (code == CURLE_OK)
         code = curl_easy_setopt(easy, CURLOPT_CURLU, origin);
     if (code == CURLE_OK)
-        code = curl_easy_setopt(easy, CURLOPT_UPLOAD_BUFFERSIZE,
-                                site->tls ? TS3_SLOT_BUFFER_BYTES : TS3_SLOT_CLEAR_BYTES);
+        code = curl_easy_setopt(easy, CURLOPT_UPLOAD_BUFFERSIZE, upload_bytes(slot, site));
     if (code == CURLE_OK)
         code = curl_easy_setopt(easy, CURLOPT_PROXY,
                                 site->proxy); /* "": the environment is not asked */
@@ -177,6 +182,7 @@ static enum ts3_err make_slot(struct ts3_loop *loop, struct ts3_slot **out)
     if (slot == NULL)
         return TS3_ENOMEM;
     slot->loop = loop;
+    slot->is_long = loop->slots.count < TS3_SLOT_LONG;
     ts3_buf_init(&slot->target, loop->alloc, SLOT_TEXT_BYTES);
     ts3_buf_init(&slot->text, loop->alloc, SLOT_TEXT_BYTES);
     slot->easy = curl_easy_init();
@@ -184,7 +190,7 @@ static enum ts3_err make_slot(struct ts3_loop *loop, struct ts3_slot **out)
     if (code == CURLE_OK)
         code = set_plain(slot->easy);
     if (code == CURLE_OK)
-        code = set_site(slot->easy, loop->site, loop->slots.origin);
+        code = set_site(slot, loop->site, loop->slots.origin);
     if (code == CURLE_OK)
         code = set_callbacks(slot->easy, slot);
     if (code == CURLE_OK)
@@ -194,8 +200,8 @@ static enum ts3_err make_slot(struct ts3_loop *loop, struct ts3_slot **out)
         return code == CURLE_OUT_OF_MEMORY ? TS3_ENOMEM : TS3_ENET;
     }
     /* libcurl's buffers, each way; with TLS about twice as much again. */
-    ts3_shared_reserve(loop->shared, loop->site->tls ? 3 * (size_t)TS3_SLOT_BUFFER_BYTES
-                                                     : TS3_SLOT_BUFFER_BYTES + TS3_SLOT_CLEAR_BYTES);
+    ts3_shared_reserve(loop->shared, (size_t)TS3_SLOT_BUFFER_BYTES * (loop->site->tls ? 2 : 1) +
+                                         (size_t)upload_bytes(slot, loop->site));
     *out = slot;
     return TS3_OK;
 }
@@ -203,7 +209,8 @@ static enum ts3_err make_slot(struct ts3_loop *loop, struct ts3_slot **out)
 enum ts3_err ts3_slots_take(struct ts3_slots *slots, struct ts3_loop *loop,
                             struct ts3_request *request, struct ts3_slot **out)
 {
-    struct ts3_slot *slot = slots->first_free;
+    struct ts3_slot **first = slots->free_long != NULL ? &slots->free_long : &slots->free_short;
+    struct ts3_slot *slot = *first;
     if (slot == NULL) {
         if (slots->count == slots->cap)
             return TS3_EFULL;
@@ -212,12 +219,13 @@ enum ts3_err ts3_slots_take(struct ts3_slots *slots, struct ts3_loop *loop,
             return err;
         slots->made[slots->count++] = slot;
     } else {
-        slots->first_free = slot->next_free;
+        *first = slot->next_free;
     }
     slot->next_free = NULL;
     slot->request = request;
     slot->connected = false;
     slot->fd = CURL_SOCKET_BAD;
+    slot->corked = false;
     ts3_turn_begin(slot);
     slot->error[0] = '\0';
     *out = slot;
@@ -226,7 +234,8 @@ enum ts3_err ts3_slots_take(struct ts3_slots *slots, struct ts3_loop *loop,
 
 void ts3_slots_give(struct ts3_slots *slots, struct ts3_slot *slot)
 {
+    struct ts3_slot **first = slot->is_long ? &slots->free_long : &slots->free_short;
     slot->request = NULL;
-    slot->next_free = slots->first_free;
-    slots->first_free = slot;
+    slot->next_free = *first;
+    *first = slot;
 }

@@ -6,6 +6,8 @@
 #include "net/ts3_sockets.h"
 
 #include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
@@ -185,6 +187,14 @@ void ts3_sockets_rest(struct ts3_sockets *sockets, curl_socket_t fd, const struc
     struct ts3_socket *entry = fd == CURL_SOCKET_BAD ? NULL : *find(sockets, fd);
     if (entry != NULL && entry->slot == slot && entry->watched != 0)
         set_idle(sockets, entry, true);
+}
+
+bool ts3_sockets_cork(struct ts3_sockets *sockets, curl_socket_t fd, bool on)
+{
+    const struct ts3_socket *entry = fd == CURL_SOCKET_BAD ? NULL : *find(sockets, fd);
+    int value = on;
+    return entry != NULL && entry->opened &&
+           setsockopt(fd, IPPROTO_TCP, TCP_CORK, &value, sizeof value) == 0;
 }
 
 CURLcode ts3_sockets_attach(struct ts3_sockets *sockets, CURL *easy)

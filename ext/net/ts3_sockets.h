@@ -61,6 +61,9 @@ CURLMcode ts3_sockets_attach_multi(struct ts3_sockets *sockets, CURLM *multi);
  * no other transfer has it by now, it is idle. libcurl itself tells of that only where the transfer
  * still waited for the socket, which one that was paused to its end did not. */
 void ts3_sockets_rest(struct ts3_sockets *sockets, curl_socket_t fd, const struct ts3_slot *slot);
+/* Whether the kernel keeps what fills no segment until more comes (TCP_CORK; it waits 200 ms at most):
+ * for one who is about to write more.  True when it was told so.  Only of connections. */
+bool ts3_sockets_cork(struct ts3_sockets *sockets, curl_socket_t fd, bool on);
 /* Of a socket that the epoll set says is readable or broken: true when it was idle; then it was
  * shut down, and libcurl need not be told. */
 bool ts3_sockets_readable(struct ts3_sockets *sockets, curl_socket_t fd);

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Uploads within TLS: records wait in the kernel for those behind them while the body goes on, and no longer."""
+from __future__ import annotations
+
+import os
+import select
+import socket
+import ssl
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tahoe_s3._native import Engine, FileRegion
+
+from ..support.authority import Authority
+
+MIB = 1024 * 1024
+RECEIVE_BYTES = 64 * 1024
+"""The server's buffer, so that what the engine can be rid of is bounded."""
+
+
+class Reluctant:
+    """Takes a MiB of the first body, and the rest when told to; what follows, at once."""
+
+    def __init__(self, folder: Path, pem: bytes) -> None:
+        (folder / "server.pem").write_bytes(pem)
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._context.load_cert_chain(folder / "server.pem")
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
+        self.port = self._listener.getsockname()[1]
+        self.midway, self.go_on = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        raw, _ = self._listener.accept()
+        with self._context.wrap_socket(raw, server_side=True) as connection, connection.makefile("rb") as stream:
+            first = True
+            while (length := self._head(stream)) is not None:
+                if first:
+                    stream.read(MIB)
+                    self.midway.set()
+                    self.go_on.wait(60)
+                    length -= MIB
+                    first = False
+                stream.read(length)
+                connection.sendall(b'HTTP/1.1 200 OK\r\nETag: "e"\r\nContent-Length: 0\r\n\r\n')
+
+    def _head(self, stream: Any) -> int | None:
+        """The length of the body that follows; None at the connection's end."""
+        length = 0
+        while (line := stream.readline()) not in (b"", b"\r\n"):
+            name, _, value = line.decode().partition(":")
+            if name.lower() == "content-length":
+                length = int(value)
+        return length if line else None
+
+    def close(self) -> None:
+        self.go_on.set()
+        self._listener.close()
+        self._thread.join(10)
+
+
+def corked(port: int) -> list[int]:
+    """TCP_CORK of each socket of this process that is connected to the port."""
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            with socket.socket(fileno=os.dup(int(name))) as one:
+                if one.getpeername()[1] == port:
+                    found.append(one.getsockopt(socket.IPPROTO_TCP, socket.TCP_CORK))
+        except (OSError, ValueError, IndexError):
+            continue  # no socket, not connected, or the listing's own descriptor
+    return found
+
+
+def final(engine: Any) -> Any:
+    while True:
+        assert select.select([engine.fileno()], [], [], 60)[0], "no event"
+        for event in engine.drain():
+            return event
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path)
+
+
+def engine_at(port: int, authority: Authority, **options: Any) -> Engine:
+    engine = Engine(endpoint=f"https://127.0.0.1:{port}", region="r", bucket="b", path_style=True,
+                    ca_file=str(authority.bundle), **options)
+    engine.set_credentials("id", b"secret")
+    return engine
+
+
+def test_a_body_that_goes_on_is_corked_and_one_that_has_ended_is_not(tmp_path: Path, authority: Authority) -> None:
+    server = Reluctant(tmp_path, authority.server_pem("127.0.0.1"))
+    engine = engine_at(server.port, authority)
+    engine.submit("PUT", "large", body=os.urandom(32 * MIB))
+    assert server.midway.wait(60)
+    assert corked(server.port) == [1]
+    server.go_on.set()
+    assert final(engine).failure is None
+    assert corked(server.port) == [0], "the connection lies idle"
+    engine.submit("PUT", "small", body=b"x" * 1000)
+    assert final(engine).failure is None
+    engine.close()
+    server.close()
+
+
+def test_a_file_that_is_read_while_it_is_sent(tmp_path: Path, authority: Authority) -> None:
+    """Its chunks come from workers, and between two of them sending may pause: that ends corking for the while."""
+    server = Reluctant(tmp_path, authority.server_pem("127.0.0.1"))
+    path = tmp_path / "body"
+    path.write_bytes(os.urandom(40 * MIB))
+    engine = engine_at(server.port, authority)
+    with path.open("rb") as file:
+        engine.submit("PUT", "large", body=FileRegion(file.fileno(), 0, 40 * MIB))
+    assert server.midway.wait(60)
+    server.go_on.set()
+    assert final(engine).failure is None
+    assert corked(server.port) == [0]
+    engine.close()
+    server.close()
