@@ -2,71 +2,12 @@
 /* See ts3_attempt.h. */
 #include "net/ts3_attempt.h"
 
-#include <inttypes.h>
 #include <stdint.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "net/ts3_engine_priv.h"
+#include "net/ts3_signing.h"
 #include "net/ts3_turn.h"
-
-#define EXTRA_HEADERS 3 /* signed ones of ours: range, content-md5, x-amz-security-token */
-
-struct wire {
-    struct ts3_pair headers[TS3_ENGINE_PAIRS + EXTRA_HEADERS];
-    size_t count;
-    char range[64];
-    struct ts3_str payload;
-};
-
-static void add(struct wire *wire, const char *name, const char *value)
-{
-    wire->headers[wire->count++] = (struct ts3_pair){ts3_str_of(name), ts3_str_of(value)};
-}
-
-/* The headers that are signed, and the payload's hash. */
-static void collect(const struct ts3_loop *loop, const struct ts3_request *request,
-                    struct wire *wire)
-{
-    wire->count = request->header_count;
-    if (wire->count > 0)
-        memcpy(wire->headers, request->headers, wire->count * sizeof *wire->headers);
-    if (request->into != NULL) {
-        uint64_t first = request->offset + ts3_window_ready(request->into);
-        uint64_t last = request->offset + ts3_window_size(request->into) - 1;
-        (void)snprintf(wire->range, sizeof wire->range, "bytes=%" PRIu64 "-%" PRIu64, first, last);
-        add(wire, "range", wire->range);
-    }
-    if (request->body.want_md5)
-        add(wire, "content-md5", request->body.md5);
-    if (loop->creds.token.len > 0)
-        add(wire, "x-amz-security-token", ts3_buf_text(&loop->creds.token));
-    wire->payload =
-        ts3_str_of(request->body.want_sha256 ? request->body.sha256 : TS3_UNSIGNED_PAYLOAD);
-}
-
-static enum ts3_err sign(struct ts3_loop *loop, struct ts3_request *request,
-                         const struct wire *wire)
-{
-    request->signed_skew_s = atomic_load(&loop->skew_s);
-    memcpy(request->signed_region, loop->region, sizeof request->signed_region);
-    struct ts3_sigv4_request input = {
-        .method = ts3_str_of(ts3_method_text(request->method)),
-        .host = ts3_str_of(loop->site->host),
-        .path = request->path,
-        .query = request->query,
-        .query_count = request->query_count,
-        .headers = wire->headers,
-        .header_count = wire->count,
-        .payload = wire->payload,
-        .time_s = loop->clock->wall_s(loop->clock->ctx) + request->signed_skew_s,
-        .region = ts3_str_of(loop->region),
-        .service = TS3_STR("s3"),
-        .access_key_id = ts3_buf_str(&loop->creds.access_key_id),
-        .secret = ts3_buf_str(&loop->creds.secret),
-    };
-    return ts3_sigv4_sign(loop->signer, &input, &loop->signed_out);
-}
 
 /* Appends "name: value" and where it begins; an empty value needs libcurl's "name;". */
 static enum ts3_err write_header(struct ts3_slot *slot, size_t *at, struct ts3_str name,
@@ -88,16 +29,16 @@ static void add_constant(struct ts3_slot *slot, size_t *count, const char *line)
 }
 
 static enum ts3_err write_headers(const struct ts3_loop *loop, const struct ts3_request *request,
-                                  const struct wire *wire, struct ts3_slot *slot)
+                                  const struct ts3_wire *wire,
+                                  const struct ts3_signature *signature, struct ts3_slot *slot)
 {
     size_t at[TS3_SLOT_HEADERS];
     size_t count = 0;
     ts3_buf_reset(&slot->text);
-    const struct ts3_sigv4_out *out = &loop->signed_out;
-    enum ts3_err err = write_header(slot, &at[count++], TS3_STR("Authorization"),
-                                    ts3_buf_str(&out->authorization));
+    enum ts3_err err =
+        write_header(slot, &at[count++], TS3_STR("Authorization"), signature->authorization);
     if (err == TS3_OK)
-        err = write_header(slot, &at[count++], TS3_STR("x-amz-date"), ts3_str_of(out->amz_date));
+        err = write_header(slot, &at[count++], TS3_STR("x-amz-date"), signature->amz_date);
     if (err == TS3_OK)
         err = write_header(slot, &at[count++], TS3_STR("x-amz-content-sha256"), wire->payload);
     for (size_t i = 0; err == TS3_OK && i < wire->count; i++)
@@ -122,18 +63,19 @@ static enum ts3_err write_headers(const struct ts3_loop *loop, const struct ts3_
 
 /* What stands between method and version: path and query, or all of the URL for a proxy that reads
  * it. */
-static enum ts3_err write_target(const struct ts3_loop *loop, struct ts3_slot *slot)
+static enum ts3_err write_target(const struct ts3_loop *loop, const struct ts3_signature *signature,
+                                 struct ts3_slot *slot)
 {
     ts3_buf_reset(&slot->target);
     enum ts3_err err = TS3_OK;
     if (loop->site->whole_target)
         err = ts3_buf_append_text(&slot->target, loop->site->origin);
     if (err == TS3_OK)
-        err = ts3_buf_append_str(&slot->target, ts3_buf_str(&loop->signed_out.path));
-    if (err == TS3_OK && loop->signed_out.query.len > 0) {
+        err = ts3_buf_append_str(&slot->target, signature->path);
+    if (err == TS3_OK && signature->query.len > 0) {
         err = ts3_buf_append_char(&slot->target, '?');
         if (err == TS3_OK)
-            err = ts3_buf_append_str(&slot->target, ts3_buf_str(&loop->signed_out.query));
+            err = ts3_buf_append_str(&slot->target, signature->query);
     }
     return err;
 }
@@ -200,21 +142,24 @@ static void reset_attempt(struct ts3_request *request)
 
 enum ts3_err ts3_attempt_start(struct ts3_loop *loop, struct ts3_request *request)
 {
-    struct wire wire;
+    struct ts3_wire wire;
+    struct ts3_signature signature;
     struct ts3_slot *slot = NULL;
     reset_attempt(request);
-    enum ts3_err err = ts3_engine_refresh_creds(loop->engine, &loop->creds);
+    enum ts3_err err = ts3_engine_refresh_creds(loop->engine, &loop->signing.creds);
     if (err != TS3_OK)
         return err;
-    collect(loop, request, &wire);
-    err = sign(loop, request, &wire);
+    struct ts3_moment moment = {loop->clock->wall_s(loop->clock->ctx), atomic_load(&loop->skew_s),
+                                loop->region};
+    ts3_signing_collect(&loop->signing, request, &wire);
+    err = ts3_signing_sign(&loop->signing, request, &wire, &moment, &signature);
     if (err == TS3_OK)
         err = ts3_slots_take(&loop->slots, loop, request, &slot);
     if (err != TS3_OK)
         return err;
-    err = write_headers(loop, request, &wire, slot);
+    err = write_headers(loop, request, &wire, &signature, slot);
     if (err == TS3_OK)
-        err = write_target(loop, slot);
+        err = write_target(loop, &signature, slot);
     if (err == TS3_OK)
         err = set_request(request, slot);
     if (err == TS3_OK && curl_multi_add_handle(loop->multi, slot->easy) != CURLM_OK)

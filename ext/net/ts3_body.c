@@ -146,22 +146,43 @@ static bool body_run(struct ts3_job *job)
     return body->task == TS3_TASK_PREPARE ? prepare_step(body) : chunk_step(body);
 }
 
-static void prepare_at_once(struct ts3_body *body)
+static bool is_small(const struct ts3_body *body)
+{
+    return body->kind == TS3_BODY_NONE ||
+           (body->kind == TS3_BODY_MEMORY && body->size_bytes <= TS3_BODY_INLINE_BYTES);
+}
+
+static enum ts3_err prepare_none(struct ts3_body *body)
+{
+    memcpy(body->sha256, TS3_SHA256_EMPTY, sizeof body->sha256);
+    return body->want_md5 ? ts3_md5_base64(body->digest, "", 0, body->md5) : TS3_OK;
+}
+
+static enum ts3_err prepare_at_once(struct ts3_body *body)
 {
     body->at = 0;
-    while (prepare_step(body))
-        continue;
+    if (body->kind == TS3_BODY_NONE)
+        body->error = prepare_none(body);
+    else
+        while (prepare_step(body))
+            continue;
+    body->prepared = body->error == TS3_OK;
+    return body->error;
 }
 
 /* --- on the submitter's thread --- */
 
 void ts3_body_prepare_small(struct ts3_body *body)
 {
-    if (body->kind != TS3_BODY_MEMORY || body->size_bytes > TS3_BODY_INLINE_BYTES)
+    if (!is_small(body))
         return;
-    prepare_at_once(body);
-    body->prepared = body->error == TS3_OK;
+    (void)prepare_at_once(body);
     body->error = TS3_OK; /* ts3_body_prepare tries again, and tells */
+}
+
+bool ts3_body_is_told(const struct ts3_body *body)
+{
+    return body->prepared || (!body->want_sha256 && !body->want_md5);
 }
 
 /* --- on the loop --- */
@@ -202,15 +223,8 @@ enum ts3_err ts3_body_prepare(struct ts3_body *body, struct ts3_pool *pool, bool
     bool nothing = !digests && (body->kind == TS3_BODY_MEMORY || body->kind == TS3_BODY_STREAM);
     if (nothing) {
         body->prepared = true;
-    } else if (body->kind == TS3_BODY_NONE) {
-        memcpy(body->sha256, TS3_SHA256_EMPTY, sizeof body->sha256);
-        if (body->want_md5)
-            err = ts3_md5_base64(body->digest, "", 0, body->md5);
-        body->prepared = err == TS3_OK;
-    } else if (body->kind == TS3_BODY_MEMORY && body->size_bytes <= TS3_BODY_INLINE_BYTES) {
-        prepare_at_once(body);
-        err = body->error;
-        body->prepared = err == TS3_OK;
+    } else if (is_small(body)) {
+        err = prepare_at_once(body);
     } else {
         start_job(body, TS3_TASK_PREPARE, pool, urgent);
     }

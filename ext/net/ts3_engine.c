@@ -12,8 +12,6 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#define CRED_BYTES ((size_t)8 << 10) /* of each of key id, secret and token */
-
 #if LIBCURL_VERSION_NUM < TS3_ENGINE_LIBCURL_NUM
 #error "libcurl 7.87.0 or later is needed (for CURLOPT_QUICK_EXIT)"
 #endif
@@ -60,20 +58,6 @@ static void take_config(struct ts3_engine *engine, const struct ts3_engine_confi
     ts3_list_init(&engine->events);
 }
 
-static void init_creds(struct ts3_creds *creds, const struct ts3_alloc *alloc)
-{
-    ts3_buf_init(&creds->access_key_id, alloc, CRED_BYTES);
-    ts3_buf_init(&creds->secret, alloc, CRED_BYTES);
-    ts3_buf_init(&creds->token, alloc, CRED_BYTES);
-}
-
-static void free_creds(struct ts3_creds *creds)
-{
-    ts3_buf_cleanse(&creds->access_key_id);
-    ts3_buf_cleanse(&creds->secret);
-    ts3_buf_cleanse(&creds->token);
-}
-
 /* The parts that must be undone one by one; each label undoes what was made before it. */
 static enum ts3_err make_parts(struct ts3_engine *engine, const struct ts3_engine_config *config,
                                char *why, size_t why_size)
@@ -98,9 +82,16 @@ static enum ts3_err make_parts(struct ts3_engine *engine, const struct ts3_engin
         goto no_mutex;
     if (pthread_mutex_init(&engine->joining, NULL) != 0)
         goto no_joining;
-    err = ts3_loop_init(&engine->loop, engine);
+    if (pthread_mutex_init(&engine->signing_mutex, NULL) != 0)
+        goto no_signing_mutex;
+    err = ts3_signing_init(&engine->signing, engine->alloc, engine->digest, &engine->site);
+    if (err == TS3_OK)
+        err = ts3_loop_init(&engine->loop, engine);
     if (err == TS3_OK)
         return TS3_OK;
+    ts3_signing_free(&engine->signing);
+    pthread_mutex_destroy(&engine->signing_mutex);
+no_signing_mutex:
     pthread_mutex_destroy(&engine->joining);
 no_joining:
     pthread_mutex_destroy(&engine->mutex);
@@ -131,39 +122,18 @@ enum ts3_err ts3_engine_new(const struct ts3_engine_config *config, struct ts3_e
         return TS3_ENOMEM;
     made->alloc = alloc;
     take_config(made, config);
-    init_creds(&made->creds, alloc);
+    ts3_creds_init(&made->creds, alloc);
     atomic_init(&made->creds_version, 0);
     err = make_parts(made, config, why, why_size);
     if (err != TS3_OK) {
         ts3_alloc_free(alloc, made);
         return err;
     }
-    init_creds(&made->loop.creds, alloc);
     *engine = made;
     return TS3_OK;
 }
 
 /* --- credentials --- */
-
-/* Reserved before writing, so that growing leaves no copy of a secret behind. */
-static enum ts3_err set_buf(struct ts3_buf *buf, const void *bytes, size_t size)
-{
-    ts3_buf_cleanse(buf);
-    enum ts3_err err = ts3_buf_reserve(buf, size + 1);
-    return err == TS3_OK && size > 0 ? ts3_buf_append(buf, bytes, size) : err;
-}
-
-static enum ts3_err copy_creds(struct ts3_creds *to, const struct ts3_creds *from)
-{
-    enum ts3_err err =
-        set_buf(&to->access_key_id, from->access_key_id.data, from->access_key_id.len);
-    if (err == TS3_OK)
-        err = set_buf(&to->secret, from->secret.data, from->secret.len);
-    if (err == TS3_OK)
-        err = set_buf(&to->token, from->token.data, from->token.len);
-    to->version = err == TS3_OK ? from->version : 0;
-    return err;
-}
 
 static bool token_is_sound(const char *token)
 {
@@ -181,13 +151,10 @@ enum ts3_err ts3_engine_set_credentials(struct ts3_engine *engine, const char *a
     const char *text = token ? token : "";
     if (access_key_id[0] == '\0' || secret_size == 0 || !token_is_sound(text))
         return TS3_EINVAL;
-    struct ts3_creds fresh = {0};
-    init_creds(&fresh, engine->alloc);
-    enum ts3_err err = set_buf(&fresh.access_key_id, access_key_id, strlen(access_key_id));
-    if (err == TS3_OK)
-        err = set_buf(&fresh.secret, secret, secret_size);
-    if (err == TS3_OK)
-        err = set_buf(&fresh.token, text, strlen(text));
+    struct ts3_creds fresh;
+    ts3_creds_init(&fresh, engine->alloc);
+    enum ts3_err err = ts3_creds_set(&fresh, ts3_str_of(access_key_id),
+                                     (struct ts3_str){secret, secret_size}, ts3_str_of(text));
     if (err == TS3_OK) {
         pthread_mutex_lock(&engine->mutex);
         struct ts3_creds old = engine->creds;
@@ -197,7 +164,7 @@ enum ts3_err ts3_engine_set_credentials(struct ts3_engine *engine, const char *a
         pthread_mutex_unlock(&engine->mutex);
         fresh = old;
     }
-    free_creds(&fresh);
+    ts3_creds_free(&fresh);
     return err;
 }
 
@@ -209,7 +176,7 @@ enum ts3_err ts3_engine_refresh_creds(struct ts3_engine *engine, struct ts3_cred
         return TS3_OK;
     pthread_mutex_lock(&engine->mutex);
     if (creds->version != engine->creds.version)
-        err = copy_creds(creds, &engine->creds);
+        err = ts3_creds_copy(creds, &engine->creds);
     pthread_mutex_unlock(&engine->mutex);
     return err;
 }
@@ -278,6 +245,21 @@ static enum ts3_err enqueue(struct ts3_engine *engine, struct ts3_request *reque
     return TS3_OK;
 }
 
+/* Whoever else submits at this moment leaves it to the loop. */
+static void sign_early(struct ts3_engine *engine, struct ts3_request *request)
+{
+    struct ts3_loop *loop = &engine->loop;
+    if (pthread_mutex_trylock(&engine->signing_mutex) != 0)
+        return;
+    bool adopted = atomic_load(&loop->region_adopted);
+    struct ts3_moment moment = {engine->clock->wall_s(engine->clock->ctx),
+                                atomic_load(&loop->skew_s),
+                                adopted ? loop->region : engine->site.region};
+    if (ts3_engine_refresh_creds(engine, &engine->signing.creds) == TS3_OK)
+        ts3_signing_early(&engine->signing, request, &moment);
+    pthread_mutex_unlock(&engine->signing_mutex);
+}
+
 enum ts3_err ts3_engine_submit(struct ts3_engine *engine, const struct ts3_request_spec *spec,
                                uint64_t *id)
 {
@@ -288,6 +270,7 @@ enum ts3_err ts3_engine_submit(struct ts3_engine *engine, const struct ts3_reque
                                        engine->sign_payload, spec, &request);
     if (err != TS3_OK)
         return err;
+    sign_early(engine, request);
     pthread_mutex_lock(&engine->mutex);
     err = enqueue(engine, request);
     if (err == TS3_OK)
@@ -528,7 +511,9 @@ void ts3_engine_free(struct ts3_engine *engine)
     while (ts3_engine_drain(engine, &event, 1) == 1)
         ts3_event_clear(&event);
     ts3_loop_free(&engine->loop);
-    free_creds(&engine->creds);
+    ts3_signing_free(&engine->signing);
+    ts3_creds_free(&engine->creds);
+    pthread_mutex_destroy(&engine->signing_mutex);
     pthread_mutex_destroy(&engine->joining);
     pthread_mutex_destroy(&engine->mutex);
     close(engine->event_fd);

@@ -47,6 +47,9 @@ struct ts3_engine {
     bool closing;
     uint64_t submitted[TS3_METHOD_COUNT];
 
+    pthread_mutex_t signing_mutex; /* only ever tried */
+    struct ts3_signing signing;    /* under it: for who submits */
+
     pthread_mutex_t joining; /* held while the threads are joined: who closes too waits for it */
     bool joined;             /* under it */
 

@@ -103,7 +103,6 @@ static void init_plain(struct ts3_loop *loop, struct ts3_engine *engine)
         ts3_list_init(&loop->ready_queue[i]);
     }
     ts3_timers_init(&loop->timers, loop->alloc);
-    ts3_sigv4_out_init(&loop->signed_out, loop->alloc);
     (void)snprintf(loop->region, sizeof loop->region, "%s", loop->site->region);
     ts3_retry_quota_init(&loop->quota, engine->retry_tokens);
     if (engine->given_rand != NULL)
@@ -122,7 +121,7 @@ enum ts3_err ts3_loop_init(struct ts3_loop *loop, struct ts3_engine *engine)
     if (err == TS3_OK)
         err = ts3_slots_init(&loop->slots, loop->alloc, loop->places, loop->site->origin);
     if (err == TS3_OK)
-        err = ts3_sigv4_new(loop->alloc, engine->digest, &loop->signer);
+        err = ts3_signing_init(&loop->signing, loop->alloc, engine->digest, loop->site);
     if (err == TS3_OK)
         err = init_multi(loop);
     if (err != TS3_OK)
@@ -142,13 +141,8 @@ static void free_curl(struct ts3_loop *loop)
 void ts3_loop_free(struct ts3_loop *loop)
 {
     free_curl(loop);
-    ts3_sigv4_free(loop->signer);
-    loop->signer = NULL;
-    ts3_sigv4_out_free(&loop->signed_out);
+    ts3_signing_free(&loop->signing);
     ts3_timers_free(&loop->timers);
-    ts3_buf_cleanse(&loop->creds.access_key_id);
-    ts3_buf_cleanse(&loop->creds.secret);
-    ts3_buf_cleanse(&loop->creds.token);
     if (loop->epoll_fd >= 0)
         close(loop->epoll_fd);
     loop->epoll_fd = -1;

@@ -19,6 +19,7 @@
 #include "core/ts3_sigv4.h"
 #include "net/ts3_hist.h"
 #include "net/ts3_request.h"
+#include "net/ts3_signing.h"
 #include "net/ts3_slot.h"
 #include "net/ts3_sockets.h"
 #include "net/ts3_timer.h"
@@ -28,13 +29,6 @@
 #define TS3_LOOP_CONNECTING 8 /* connections being made (name, TCP, TLS) at a time */
 
 struct ts3_engine;
-
-struct ts3_creds {
-    uint64_t version; /* 0: none yet */
-    struct ts3_buf access_key_id;
-    struct ts3_buf secret;
-    struct ts3_buf token;
-};
 
 struct ts3_loop {
     struct ts3_engine *engine;
@@ -61,9 +55,7 @@ struct ts3_loop {
     uint32_t active;                             /* in libcurl's hands */
     uint32_t connecting;                         /* of those, without a connection yet */
     size_t body_bytes;                           /* of the budget, held by bodies */
-    struct ts3_sigv4 *signer;
-    struct ts3_sigv4_out signed_out;
-    struct ts3_creds creds; /* our copy, refreshed when the engine's is newer */
+    struct ts3_signing signing;
     char region[64];        /* written once more at the most, just before region_adopted is set */
     atomic_bool region_adopted; /* then other threads may read region */
     struct ts3_retry_quota quota;

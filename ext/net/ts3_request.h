@@ -16,6 +16,7 @@
 #include "net/ts3_engine.h"
 #include "net/ts3_list.h"
 #include "net/ts3_shared.h"
+#include "net/ts3_signing.h"
 #include "net/ts3_site.h"
 #include "net/ts3_timer.h"
 #include "net/ts3_window.h"
@@ -110,8 +111,9 @@ struct ts3_request {
     bool unknown;          /* some attempt may have been applied */
     bool skew_tried;
     bool region_tried;
-    int64_t signed_skew_s;
+    int64_t signed_skew_s; /* of the early signature, or of the last attempt's */
     char signed_region[64];
+    struct ts3_early early;
     uint32_t attempts;
     uint64_t bytes_up;   /* as in ts3_event */
     uint64_t bytes_down;

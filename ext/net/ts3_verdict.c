@@ -201,7 +201,7 @@ static bool adopt_region(struct ts3_loop *loop, struct ts3_request *request)
             return false;
         memcpy(loop->region, request->region, sizeof loop->region);
         atomic_store(&loop->region_adopted, true);
-        ts3_sigv4_forget(loop->signer);
+        ts3_sigv4_forget(loop->signing.signer);
     }
     request->region_tried = true;
     return true;

@@ -14,6 +14,7 @@
 #include "net/ts3_hist.h"
 #include "net/ts3_shared.h"
 #include "net/ts3_worker.h"
+#include "ts3_failing.h"
 #include "ts3_test.h"
 
 TEST(histogram_of_nothing)
@@ -89,6 +90,29 @@ TEST(blocks_come_back)
     CHECK_INT(atomic_load(&blocks.mapped_bytes), 4 * MIB);
     ts3_blocks_free(&blocks);
     CHECK_INT(atomic_load(&blocks.mapped_bytes), 0);
+}
+
+TEST(what_is_buried_is_freed_later)
+{
+    struct ts3_failing failing;
+    struct ts3_shared *shared = NULL;
+    ts3_failing_init(&failing);
+    CHECK_OK(ts3_shared_new(&failing.alloc, MIB, &shared));
+    size_t before = failing.live;
+    static const size_t sizes[] = {sizeof(void *), 4097, TS3_SHARED_SPENT_BYTES - 1};
+    for (size_t i = 0; i < 3; i++)
+        ts3_shared_bury(shared, ts3_alloc_zero(&failing.alloc, 1, sizes[i]), sizes[i]);
+    CHECK_INT(failing.live, before + 3);
+    /* What is too small for a link, or is mapped by itself, goes at once. */
+    ts3_shared_bury(shared, ts3_alloc_zero(&failing.alloc, 1, 1), 1);
+    ts3_shared_bury(shared, ts3_alloc_zero(&failing.alloc, 1, TS3_SHARED_SPENT_BYTES), TS3_SHARED_SPENT_BYTES);
+    CHECK_INT(failing.live, before + 3);
+    ts3_shared_clear(shared);
+    CHECK_INT(failing.live, before);
+    ts3_shared_clear(shared);
+    ts3_shared_bury(shared, ts3_alloc_zero(&failing.alloc, 1, 100), 100);
+    ts3_shared_unref(shared); /* nobody clears any more */
+    CHECK_INT(failing.live, 0);
 }
 
 TEST(blocks_are_kept_within_limits)
