@@ -3,15 +3,16 @@
  * Bare libcurl, the yardstick of the benchmarks: requests over kept connections, unsigned, answers
  * copied into memory, nothing checked but the status.
  *
- *   bare_curl METHOD URL COUNT PARALLEL [--bytes N] [--hop] [--hash] [--fresh] [--perform]
- *             [--headers] [--cacert FILE] [--buffer KIB] [--upload KIB]
+ *   bare_curl METHOD URL COUNT PARALLEL [--bytes N] [--hop] [--hash] [--hash-alone] [--fresh]
+ *             [--perform] [--headers] [--cacert FILE] [--buffer KIB] [--upload KIB]
  *
  * METHOD GET or PUT.  --bytes: of the body of a PUT; of a GET, one range after the other, each
  * request the next (without it, the object whole).  With PARALLEL 1 requests go by
  * curl_easy_perform(), else by curl_multi_socket_action() over epoll, or, with --perform, by
  * curl_multi_perform() and curl_multi_poll().  --hop (PARALLEL 1): each request is handed to another
  * thread and its end told back, both through an eventfd, as a library with a thread of its own must.
- * --hash: SHA-256 of each PUT's body before it is sent, on the same thread.  --fresh: the bytes of
+ * --hash: SHA-256 of each PUT's body before it is sent, on the same thread; --hash-alone: and nothing
+ * is sent.  --fresh: the bytes of
  * each GET land in memory of their own, taken before and freed after it, as a program needs that
  * keeps them; without it each connection has one buffer, which stays in the processor's cache.
  * --headers: with headers as long as those of a signed request, always the same.
@@ -49,7 +50,7 @@ struct place {
 };
 
 struct bench {
-    bool put, hop, hash, fresh, perform, headers;
+    bool put, hop, hash, hash_alone, fresh, perform, headers;
     const char *url, *cacert;
     long buffer_bytes, upload_bytes;
     size_t count, parallel, bytes;
@@ -144,6 +145,12 @@ static void open_place(struct bench *bench, struct place *place, struct curl_sli
     must(bench->fresh || place->into != NULL, "no memory");
 }
 
+static void hash_body(const struct bench *bench)
+{
+    unsigned char digest[EVP_MAX_MD_SIZE];
+    must(EVP_Digest(bench->body, bench->bytes, digest, NULL, EVP_sha256(), NULL), "EVP_Digest");
+}
+
 static void next_request(struct bench *bench, struct place *place)
 {
     size_t index = bench->started++;
@@ -153,9 +160,8 @@ static void next_request(struct bench *bench, struct place *place)
         must(place->into != NULL, "no memory");
     }
     if (bench->put) {
-        unsigned char digest[EVP_MAX_MD_SIZE];
-        must(!bench->hash || EVP_Digest(bench->body, bench->bytes, digest, NULL, EVP_sha256(), NULL),
-             "EVP_Digest");
+        if (bench->hash)
+            hash_body(bench);
     } else if (bench->bytes > 0) {
         char range[64];
         snprintf(range, sizeof range, "%zu-%zu", index * bench->bytes,
@@ -236,6 +242,14 @@ static void run_single(struct bench *bench, double *times_s)
         signal_fd(bench->to_fd);
         pthread_join(thread, NULL);
     }
+}
+
+static void run_hash(struct bench *bench)
+{
+    hash_body(bench);
+    note_begin(bench);
+    for (size_t i = 0; i < bench->count; i++)
+        hash_body(bench);
 }
 
 /* --- many at once --- */
@@ -374,6 +388,8 @@ static void parse(struct bench *bench, int argc, char **argv)
             bench->hop = true;
         else if (strcmp(argv[i], "--hash") == 0)
             bench->hash = true;
+        else if (strcmp(argv[i], "--hash-alone") == 0)
+            bench->hash_alone = true;
         else if (strcmp(argv[i], "--fresh") == 0)
             bench->fresh = true;
         else if (strcmp(argv[i], "--perform") == 0)
@@ -423,13 +439,15 @@ int main(int argc, char **argv)
     struct curl_slist *headers = make_headers(&bench);
     for (size_t i = 0; i < bench.parallel; i++)
         open_place(&bench, &bench.place[i], headers);
-    if (bench.parallel == 1)
+    if (bench.hash_alone)
+        run_hash(&bench);
+    else if (bench.parallel == 1)
         run_single(&bench, times_s);
     else
         run_many(&bench);
     printf("%.6f %.6f\n", clock_s(CLOCK_MONOTONIC) - bench.begun_s,
            clock_s(CLOCK_PROCESS_CPUTIME_ID) - bench.begun_cpu_s);
-    for (size_t i = 1; bench.parallel == 1 && i < bench.count + 1; i++)
+    for (size_t i = 1; bench.parallel == 1 && !bench.hash_alone && i < bench.count + 1; i++)
         printf("%.1f\n", times_s[i] * 1e6);
     for (size_t i = 0; i < bench.parallel; i++) {
         curl_easy_cleanup(bench.place[i].easy);

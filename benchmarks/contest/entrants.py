@@ -13,16 +13,22 @@ PERFORM = "libcurl in C, multi_perform"
 FRESH = "libcurl in C, own memory"
 HOP = "libcurl in C, one thread hop"
 HASHED = "libcurl in C, hash then send"
+HASH_ALONE = "SHA-256 alone, in C"
 HEADED = "libcurl in C, S3's headers"
 HEADED_HOP = "libcurl in C, hop and headers"
 
 _told: set[str] = set()
 
 
+def is_yardstick(name: str) -> bool:
+    """Whether a line is none of the alternatives that users know, but what they are held against."""
+    return name == HASH_ALONE or name.startswith(BARE)
+
+
 def bare_ways(folder: Path, site: Site) -> dict[str, BareCurl]:
     """bare_curl.c's ways, by name: own memory is for GETs, the hash for PUTs."""
     options = {BARE: [], PERFORM: ["--perform"], FRESH: ["--fresh"], HOP: ["--hop"], HASHED: ["--hash"],
-               HEADED: ["--headers"], HEADED_HOP: ["--hop", "--headers"]}
+               HASH_ALONE: ["--hash-alone"],               HEADED: ["--headers"], HEADED_HOP: ["--hop", "--headers"]}
     return {name: BareCurl(folder, site, name, given) for name, given in options.items()}
 
 

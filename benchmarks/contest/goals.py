@@ -15,7 +15,7 @@ import statistics
 from collections.abc import Iterable
 from typing import Callable, NamedTuple, Optional
 
-from contest.entrants import BARE, FRESH, HASHED, HEADED, HEADED_HOP, HOP, PERFORM
+from contest.entrants import BARE, FRESH, HASH_ALONE, HASHED, HEADED, HEADED_HOP, HOP, PERFORM, is_yardstick
 from contest.timing import Entrant, Row, quartiles, ratios, told
 
 DRAINED = "ours, submit and drain"
@@ -91,7 +91,7 @@ def ahead(row: Row, ours: str, *, payload: str = "", refer: Referring | None = N
     """Ours is ahead of all that is neither ours nor a yardstick, or of those whose PUTs are of one kind. Where the
     best of them is no client of S3 (pycurl without a signature), a second line is for the best that is one."""
     rivals = [one for one in row.able()
-              if not one.ours and not one.name.startswith("libcurl in C") and payload in ("", one.note)]
+              if not one.ours and not is_yardstick(one.name) and payload in ("", one.note)]
     mine = _find(row, ours)
     best = _best(row, mine, rivals) if mine is not None else None
     made = [at_least(row, ours, [one.name for one in rivals], 1.0, ", the best other", refer=refer)]
@@ -101,17 +101,17 @@ def ahead(row: Row, ours: str, *, payload: str = "", refer: Referring | None = N
     return made
 
 
-def cpu_within(row: Row, ours: str, bare: str, *, hashed: str | None = None) -> Outcome:
-    """CPU seconds a GB: at most CPU_MORE times the yardstick's, after what the hash costs (`hashed` less `bare`) was
-    taken off where it is given."""
+def cpu_within(row: Row, ours: str, bare: str, *, hashing: str | None = None) -> Outcome:
+    """CPU seconds a GB: at most CPU_MORE times the yardstick's, after those of hashing were taken off where a line
+    for it is given."""
     mine, yard = _find(row, ours), _find(row, bare)
-    more = _find(row, hashed) if hashed else None
+    extra = _find(row, hashing) if hashing else None
     goal = f"<= {CPU_MORE:.2f}"
-    what = f"{row.key}: CPU{' less the hash' if hashed else ''}, {ours} / {bare}"
-    if mine is None or yard is None or (hashed and more is None):
+    what = f"{row.key}: CPU{' less the hash' if hashing else ''}, {ours} / {bare}"
+    if mine is None or yard is None or (hashing and extra is None):
         return Outcome(what, "not measured", goal, None)
-    extra = statistics.median(more.cpu) - statistics.median(yard.cpu) if more else 0.0
-    got = [(one - extra) / other for one, other in zip(mine.cpu, yard.cpu)]
+    less = extra.cpu if extra is not None else [0.0] * len(mine.cpu)
+    got = [(one - hashed) / other for one, hashed, other in zip(mine.cpu, less, yard.cpu)]
     return Outcome(what, told(got), goal, statistics.median(got) <= CPU_MORE)
 
 
@@ -148,7 +148,7 @@ def _put_stream(row: Row) -> list[Outcome]:
     names = (DRAINED, DEFERREDS)
     made = [at_least(row, name, [BARE], 0.95, refer=_cores) for name in names]
     made += [at_least(row, name, [HASHED], 0.95) for name in names]
-    made += [cpu_within(row, name, BARE, hashed=HASHED) for name in names]
+    made += [cpu_within(row, name, BARE, hashing=HASH_ALONE) for name in names]
     return [*made, *(one for name in names for one in ahead(row, name, payload="signed", refer=_cores))]
 
 

@@ -11,15 +11,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Callable
 
-from contest.entrants import BARE, FRESH, HASHED, HEADED, HEADED_HOP, HOP, PERFORM, bare_ways, others, ours
+from contest.entrants import BARE, FRESH, HASH_ALONE, HASHED, HEADED, HEADED_HOP, HOP, PERFORM, bare_ways, others, ours
 from contest.load import Contender, Load
 from contest.server import NullServer
 from contest.timing import Entrant, Row, run_row
 
+from tahoe_s3.store.objects import PARTS_AT_ONCE
+
 SMALL_BYTES = 4096
 SMALL_PARALLEL = 64
 WINDOW_BYTES = 8 * 1024 * 1024
-WINDOW_PARALLEL = 2
+WINDOW_PARALLEL = {"GET": 2, "PUT": PARTS_AT_ONCE}
+"""As the storage server has them: what a reader is at and what is fetched ahead of it; the parts of one share."""
 
 PLAIN_ROWS = ("get-small", "put-small", "get-latency", "put-latency", "get-stream", "put-stream")
 TLS_ROWS = ("tls-get-stream", "tls-put-stream", "tls-put-unsigned")
@@ -51,13 +54,13 @@ def _latency_row(key: str, method: str, contenders: Sequence[Contender], server:
 def _stream_row(
     key: str, method: str, contenders: Sequence[Contender], server: NullServer, stream_bytes: int,
 ) -> Row:
-    windows = max(1, stream_bytes // WINDOW_BYTES)
-    large = f"large-{(windows + WINDOW_PARALLEL) * WINDOW_BYTES}"
-    load = Load(method, large, WINDOW_BYTES, WINDOW_PARALLEL, ranged=method == "GET")
+    windows, parallel = max(1, stream_bytes // WINDOW_BYTES), WINDOW_PARALLEL[method]
+    large = f"large-{(windows + parallel) * WINDOW_BYTES}"
+    load = Load(method, large, WINDOW_BYTES, parallel, ranged=method == "GET")
     where = "TLS" if server.site.https else "plain"
     kind = " without a hash of the payload" if key.endswith("unsigned") else ""
-    title = f"{stream_bytes / 1e9:.2f} GB, {method} over {where}{kind}, 8 MiB windows, {WINDOW_PARALLEL} in flight"
-    return Row(key, title, _entrants(contenders, load), "MB/s", scale=WINDOW_BYTES / 1e6, fixed=windows, least=4,
+    title = f"{stream_bytes / 1e9:.2f} GB, {method} over {where}{kind}, 8 MiB windows, {parallel} in flight"
+    return Row(key, title, _entrants(contenders, load), "MB/s", scale=WINDOW_BYTES / 1e6, fixed=windows, least=2 * parallel,
                server_cpu_s=server.cpu_s)
 
 
@@ -93,7 +96,7 @@ def plain_rows(
 
 
 def _yardsticks(bare: dict[str, Any], method: str) -> list[Contender]:
-    return [bare[BARE], bare[FRESH]] if method == "GET" else [bare[BARE], bare[HASHED]]
+    return [bare[BARE], bare[FRESH]] if method == "GET" else [bare[BARE], bare[HASHED], bare[HASH_ALONE]]
 
 
 def tls_rows(

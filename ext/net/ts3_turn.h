@@ -18,7 +18,7 @@
  * where there are many transfers, and one of a few has four times as much: pausing costs one over
  * TLS up to a fifth, and what the others then wait is less than a millisecond for each of them. */
 #define TS3_TURN_BYTES ((size_t)240 << 10)
-#define TS3_TURN_FEW 2
+#define TS3_TURN_FEW 4
 #define TS3_TURN_FEW_BYTES (4 * TS3_TURN_BYTES)
 
 /* A slot was taken: nothing received yet. */

@@ -21,7 +21,8 @@ from tahoe_s3.store.points import reach
 MAX_PARTS = 10_000
 MAX_OBJECT_BYTES = 5 * 1024**4
 MIB = 1024 * 1024
-#: Parts of one file under way at once; each is held in memory by the engine while it is sent.
+#: Parts of one file, or of one share, under way at once; each is held in memory by the engine while it is sent. Fewer
+#: would not keep two cores at hashing and sending.
 PARTS_AT_ONCE = 4
 
 _log = Logger()

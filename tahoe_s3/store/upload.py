@@ -35,16 +35,15 @@ from tahoe_s3.store.containers import IMMUTABLE_HEADER_BYTES
 from tahoe_s3.store.index import IMMUTABLE, ShareRow
 from tahoe_s3.store.keys import share_key
 from tahoe_s3.store.leases import Lease
-from tahoe_s3.store.objects import abort_quietly, part_size_for
+from tahoe_s3.store.objects import PARTS_AT_ONCE, abort_quietly, part_size_for
 from tahoe_s3.store.points import reach
 from tahoe_s3.store.space import Promise
 
 if TYPE_CHECKING:
     from tahoe_s3.store.store import Store
 
-#: Parts of one share under way at once, and ready ones (with these) above which a write waits.
-PARTS_AT_ONCE = 3
-MAX_PARTS_BEHIND = 4
+#: Parts that are under way or ready for it, above which a write waits.
+MAX_PARTS_BEHIND = PARTS_AT_ONCE + 1
 #: Seconds until the removal of parts that the bucket did not confirm is asked for again; till then they count as paid.
 REMOVE_AGAIN_S = 600.0
 #: Seconds that a client has to send again what the local disk refused; a Tahoe client gives the share up at once.

@@ -21,7 +21,8 @@ from twisted.internet.defer import Deferred
 from tahoe_s3 import server as server_module
 from tahoe_s3.client import Cancelled, Closed, LocalError, S3Error, Throttled, Unavailable
 from tahoe_s3.store.containers import IMMUTABLE_HEADER_BYTES as HEADER_BYTES
-from tahoe_s3.store.upload import MAX_PARTS_BEHIND, PARTS_AT_ONCE, ShareWriter, object_size
+from tahoe_s3.store.objects import PARTS_AT_ONCE
+from tahoe_s3.store.upload import MAX_PARTS_BEHIND, ShareWriter, object_size
 
 from .helpers import SI, error_of, now, pattern, waits
 from .servers import CANCEL, RENEW, ServerPlace, open_files
