@@ -103,6 +103,7 @@ static void init_plain(struct ts3_loop *loop, struct ts3_engine *engine)
         ts3_list_init(&loop->ready_queue[i]);
     }
     ts3_timers_init(&loop->timers, loop->alloc);
+    ts3_nap_init(&loop->nap);
     (void)snprintf(loop->region, sizeof loop->region, "%s", loop->site->region);
     ts3_retry_quota_init(&loop->quota, engine->retry_tokens);
     if (engine->given_rand != NULL)
@@ -477,16 +478,38 @@ static void count_turn(struct ts3_loop *loop, int64_t busy_us)
     ts3_hist_add(&loop->cpu, (uint64_t)cpu_us);
 }
 
+/* 0 where the time is over, or something was posted. */
+static int look(struct ts3_loop *loop, struct epoll_event *events, int64_t until_us)
+{
+    int count;
+    do {
+        count = epoll_wait(loop->epoll_fd, events, LOOP_EVENTS, 0);
+    } while (count == 0 && !atomic_load(&loop->shared->posted) && real_us() < until_us);
+    return count;
+}
+
+/* What the epoll set tells, and when. */
+static int await_events(struct ts3_loop *loop, struct epoll_event *events, int64_t *now_us)
+{
+    int64_t begun_us = real_us();
+    int64_t awake_us = ts3_nap_awake_us(&loop->nap, loop->active);
+    int count = awake_us > 0 ? look(loop, events, begun_us + awake_us) : 0;
+    if (count == 0) {
+        bool posted = ts3_shared_sleep(loop->shared);
+        count =
+            epoll_wait(loop->epoll_fd, events, LOOP_EVENTS, sleep_ms(loop, posted || loop->hurry));
+    }
+    *now_us = real_us();
+    ts3_nap_note(&loop->nap, loop->active, *now_us - begun_us);
+    return count > 0 ? count : 0; /* EINTR; there is no other reason for this descriptor */
+}
+
 static void turn(struct ts3_loop *loop)
 {
     struct epoll_event events[LOOP_EVENTS];
-    bool posted = ts3_shared_sleep(loop->shared);
-    int count =
-        epoll_wait(loop->epoll_fd, events, LOOP_EVENTS, sleep_ms(loop, posted || loop->hurry));
-    if (count < 0)
-        count = 0; /* EINTR; there is no other reason for this descriptor */
-    int64_t begun_us = real_us();
-    posted = ts3_shared_awake(loop->shared);
+    int64_t begun_us;
+    int count = await_events(loop, events, &begun_us);
+    bool posted = ts3_shared_awake(loop->shared);
     loop->now_us = loop->clock->mono_us(loop->clock->ctx);
     loop->looked_us = count < LOOP_EVENTS ? begun_us : begun_us - LOOP_LOOK_US;
     int64_t until_us = begun_us + LOOP_SLICE_US;

@@ -18,6 +18,7 @@
 #include "core/ts3_retry.h"
 #include "core/ts3_sigv4.h"
 #include "net/ts3_hist.h"
+#include "net/ts3_nap.h"
 #include "net/ts3_request.h"
 #include "net/ts3_signing.h"
 #include "net/ts3_slot.h"
@@ -79,6 +80,7 @@ struct ts3_loop {
     atomic_uint_fast64_t failed;
     atomic_uint_fast64_t bytes_up;
     atomic_uint_fast64_t bytes_down;
+    struct ts3_nap nap;
     struct ts3_hist busy; /* how long each turn was away from its poll */
     struct ts3_hist cpu;  /* the processor time of each turn, or what it was at most */
     int64_t cpu_us;       /* of the thread, at the end of the last turn that was long */

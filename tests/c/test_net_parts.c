@@ -4,6 +4,7 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
+#include <sched.h>
 #include <semaphore.h>
 #include <stdint.h>
 #include <string.h>
@@ -12,6 +13,7 @@
 
 #include "net/ts3_blocks.h"
 #include "net/ts3_hist.h"
+#include "net/ts3_nap.h"
 #include "net/ts3_shared.h"
 #include "net/ts3_worker.h"
 #include "ts3_failing.h"
@@ -52,6 +54,58 @@ TEST(histogram_tells_the_tail)
     struct ts3_hist_summary summary = ts3_hist_take(&hist);
     CHECK(summary.p999_us > 1000000);
     CHECK(summary.max_us == UINT64_MAX);
+}
+
+TEST(short_waits_in_a_row_keep_awake)
+{
+    struct ts3_nap nap = {0};
+    for (int i = 0; i < TS3_NAP_IN_A_ROW; i++) {
+        CHECK_INT(ts3_nap_awake_us(&nap, 1), 0);
+        ts3_nap_note(&nap, (uint32_t)(i % 2), TS3_NAP_SHORT_US);
+    }
+    CHECK_INT(ts3_nap_awake_us(&nap, 0), TS3_NAP_AWAKE_US);
+    CHECK_INT(ts3_nap_awake_us(&nap, 1), TS3_NAP_AWAKE_US);
+    CHECK_INT(ts3_nap_awake_us(&nap, 2), 0);
+    ts3_nap_note(&nap, 1, 0);
+    CHECK_INT(ts3_nap_awake_us(&nap, 1), TS3_NAP_AWAKE_US);
+    nap.one_core = true;
+    CHECK_INT(ts3_nap_awake_us(&nap, 1), 0);
+}
+
+TEST(a_longer_wait_or_more_to_do_ends_it)
+{
+    static const struct {
+        uint32_t active;
+        int64_t waited_us;
+    } ends[] = {{1, TS3_NAP_SHORT_US + 1}, {0, 60000000}, {2, 1}};
+    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++) {
+        struct ts3_nap nap = {0};
+        for (int j = 0; j < 2 * TS3_NAP_IN_A_ROW; j++)
+            ts3_nap_note(&nap, 1, 10);
+        ts3_nap_note(&nap, ends[i].active, ends[i].waited_us);
+        for (int j = 0; j < TS3_NAP_IN_A_ROW; j++) {
+            CHECK_INT(ts3_nap_awake_us(&nap, 1), 0);
+            ts3_nap_note(&nap, 1, 10);
+        }
+        CHECK_INT(ts3_nap_awake_us(&nap, 1), TS3_NAP_AWAKE_US);
+    }
+}
+
+TEST(whether_there_is_one_core)
+{
+    cpu_set_t all, one;
+    struct ts3_nap nap;
+    CHECK(sched_getaffinity(0, sizeof all, &all) == 0);
+    ts3_nap_init(&nap);
+    CHECK(nap.one_core == (CPU_COUNT(&all) == 1));
+    CPU_ZERO(&one);
+    for (size_t i = 0; i < CPU_SETSIZE && CPU_COUNT(&one) == 0; i++)
+        if (CPU_ISSET(i, &all))
+            CPU_SET(i, &one);
+    CHECK(sched_setaffinity(0, sizeof one, &one) == 0);
+    ts3_nap_init(&nap);
+    CHECK(nap.one_core);
+    CHECK(sched_setaffinity(0, sizeof all, &all) == 0);
 }
 
 /* A block of the size, written to its last byte. */

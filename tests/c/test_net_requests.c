@@ -9,8 +9,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
+#include "net/ts3_engine_priv.h"
 #include "net/ts3_schedule.h"
 #include "test_net_server.h"
 
@@ -436,5 +438,30 @@ TEST(a_forked_child_touches_nothing)
     ts3_event_clear(&event);
     CHECK_INT(net_connections(&server), 1);
     ts3_window_unref(window);
+    close_both(&server, &net);
+}
+
+/* What the loop's thread has used of a processor. */
+static int64_t loop_cpu_us(void)
+{
+    clockid_t id;
+    struct timespec spent = {0};
+    CHECK(pthread_getcpuclockid(net.engine->thread, &id) == 0 && clock_gettime(id, &spent) == 0);
+    return (int64_t)spent.tv_sec * 1000000 + spent.tv_nsec / 1000;
+}
+
+/* One request after the other, which a loop may stay awake between; then none, and it sleeps. */
+TEST(an_idle_loop_uses_no_processor)
+{
+    open_with(&server, &net, ok_only, 1);
+    struct ts3_request_spec spec = spec_of(TS3_PUT, "k");
+    for (int i = 0; i < 200; i++) {
+        struct ts3_event event = net_run(&net, &spec);
+        CHECK(!event.failed);
+        ts3_event_clear(&event);
+    }
+    int64_t before_us = loop_cpu_us();
+    (void)usleep(500000);
+    CHECK(loop_cpu_us() - before_us < 100000);
     close_both(&server, &net);
 }
