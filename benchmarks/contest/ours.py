@@ -74,10 +74,10 @@ class Drained:
             self._poll.poll()
             for event in self._engine.drain(DRAIN_EVENTS):
                 ended += 1
-                if begun < count:  # the engine need not wait until this one's bytes were looked at
+                self._ended(load, event)  # first: the next one's bytes may land where these have been
+                if begun < count:
                     self._submit(load, begun, body)
                     begun += 1
-                self._ended(load, event)
 
     def close(self) -> None:
         self._engine.close()

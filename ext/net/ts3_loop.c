@@ -514,7 +514,7 @@ static void turn(struct ts3_loop *loop)
     loop->looked_us = count < LOOP_EVENTS ? begun_us : begun_us - LOOP_LOOK_US;
     int64_t until_us = begun_us + LOOP_SLICE_US;
     loop->turn++;
-    ts3_shared_clear(loop->shared);
+    ts3_shared_clear(loop->shared, false);
     drop_stale(loop, events, count);
     if (posted) {
         take_posted(loop);
@@ -546,6 +546,7 @@ void *ts3_loop_main(void *arg)
     struct ts3_loop *loop = arg;
     while (!loop->closing || loop->live > 0)
         turn(loop);
+    ts3_shared_clear(loop->shared, true);
     free_curl(loop); /* here, where SIGPIPE is blocked: closing TLS connections writes */
     return NULL;
 }

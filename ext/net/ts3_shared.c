@@ -59,6 +59,7 @@ enum ts3_err ts3_shared_new(const struct ts3_alloc *alloc, size_t limit_bytes,
     atomic_init(&made->used_bytes, 0);
     atomic_init(&made->reserved_bytes, 0);
     atomic_init(&made->spent, NULL);
+    atomic_init(&made->spent_bytes, 0);
     atomic_init(&made->refs, 1);
     atomic_init(&made->posted, false);
     atomic_init(&made->sleeping, false);
@@ -77,7 +78,7 @@ void ts3_shared_unref(struct ts3_shared *shared)
     if (atomic_fetch_sub(&shared->refs, 1) != 1)
         return;
     close(shared->wake_fd);
-    ts3_shared_clear(shared);
+    ts3_shared_clear(shared, true);
     ts3_blocks_free(&shared->blocks);
     unmap_mine(shared);
     ts3_alloc_free(shared->alloc, shared);
@@ -165,20 +166,23 @@ void ts3_shared_give(struct ts3_shared *shared, struct ts3_block *block)
 
 void ts3_shared_bury(struct ts3_shared *shared, void *memory, size_t size_bytes)
 {
-    if (size_bytes < sizeof(struct ts3_spent) || size_bytes >= TS3_SHARED_SPENT_BYTES) {
+    if (size_bytes < sizeof(struct ts3_spent) || size_bytes >= TS3_SHARED_SPENT_BYTES ||
+        atomic_load(&shared->spent_bytes) >= TS3_SHARED_BURIED_BYTES) {
         ts3_alloc_free(shared->alloc, memory);
         return;
     }
+    atomic_fetch_add(&shared->spent_bytes, size_bytes);
     struct ts3_spent *spent = memory;
     spent->next = atomic_load(&shared->spent);
     while (!atomic_compare_exchange_weak(&shared->spent, &spent->next, spent))
         continue;
 }
 
-void ts3_shared_clear(struct ts3_shared *shared)
+void ts3_shared_clear(struct ts3_shared *shared, bool last)
 {
-    if (atomic_load_explicit(&shared->spent, memory_order_relaxed) == NULL)
+    if (!last && atomic_load_explicit(&shared->spent_bytes, memory_order_relaxed) == 0)
         return;
+    atomic_store(&shared->spent_bytes, last ? TS3_SHARED_BURIED_BYTES : 0);
     struct ts3_spent *spent = atomic_exchange(&shared->spent, NULL);
     while (spent != NULL) {
         struct ts3_spent *next = spent->next;

@@ -18,6 +18,7 @@
 
 /* What is freed by itself, whoever does it: the heap maps such memory one by one. */
 #define TS3_SHARED_SPENT_BYTES ((size_t)128 << 10)
+#define TS3_SHARED_BURIED_BYTES ((size_t)1 << 20) /* and what is beyond so much between two turns */
 
 struct ts3_spent {
     struct ts3_spent *next;
@@ -34,7 +35,8 @@ struct ts3_shared {
     atomic_size_t used_bytes;
     atomic_size_t reserved_bytes; /* of the limit, for what connections hold: an eighth at most */
     struct ts3_blocks blocks; /* of windows and bodies; used and kept together stay below the limit */
-    _Atomic(struct ts3_spent *) spent; /* memory of the loop's that others are done with */
+    _Atomic(struct ts3_spent *) spent; /* memory of the loop's that others are done with ... */
+    atomic_size_t spent_bytes;         /* ... so much, or TS3_SHARED_BURIED_BYTES: nobody clears */
     atomic_uint refs;
     atomic_bool posted;   /* something for the loop to look at */
     atomic_bool sleeping; /* the loop is in, or about to enter, its poll: write to wake_fd */
@@ -67,7 +69,7 @@ void ts3_shared_give(struct ts3_shared *shared, struct ts3_block *block);
  * turn.  In a heap two threads wait for each other by system calls, and libcurl allocates some forty
  * times for a request: with answers of 4 KiB freed elsewhere, every fourth request waited. */
 void ts3_shared_bury(struct ts3_shared *shared, void *memory, size_t size_bytes);
-/* The loop: frees what was buried. */
-void ts3_shared_clear(struct ts3_shared *shared);
+/* The loop: frees what was buried.  At its end, with last: from then on who buries frees. */
+void ts3_shared_clear(struct ts3_shared *shared, bool last);
 
 #endif

@@ -146,6 +146,11 @@ TEST(blocks_come_back)
     CHECK_INT(atomic_load(&blocks.mapped_bytes), 0);
 }
 
+static void bury(struct ts3_shared *shared, const struct ts3_alloc *alloc, size_t size_bytes)
+{
+    ts3_shared_bury(shared, ts3_alloc_zero(alloc, 1, size_bytes), size_bytes);
+}
+
 TEST(what_is_buried_is_freed_later)
 {
     struct ts3_failing failing;
@@ -153,19 +158,43 @@ TEST(what_is_buried_is_freed_later)
     ts3_failing_init(&failing);
     CHECK_OK(ts3_shared_new(&failing.alloc, MIB, &shared));
     size_t before = failing.live;
-    static const size_t sizes[] = {sizeof(void *), 4097, TS3_SHARED_SPENT_BYTES - 1};
-    for (size_t i = 0; i < 3; i++)
-        ts3_shared_bury(shared, ts3_alloc_zero(&failing.alloc, 1, sizes[i]), sizes[i]);
+    bury(shared, &failing.alloc, sizeof(void *));
+    bury(shared, &failing.alloc, 4097);
+    bury(shared, &failing.alloc, TS3_SHARED_SPENT_BYTES - 1);
     CHECK_INT(failing.live, before + 3);
     /* What is too small for a link, or is mapped by itself, goes at once. */
-    ts3_shared_bury(shared, ts3_alloc_zero(&failing.alloc, 1, 1), 1);
-    ts3_shared_bury(shared, ts3_alloc_zero(&failing.alloc, 1, TS3_SHARED_SPENT_BYTES), TS3_SHARED_SPENT_BYTES);
+    bury(shared, &failing.alloc, 1);
+    bury(shared, &failing.alloc, TS3_SHARED_SPENT_BYTES);
     CHECK_INT(failing.live, before + 3);
-    ts3_shared_clear(shared);
+    ts3_shared_clear(shared, false);
     CHECK_INT(failing.live, before);
-    ts3_shared_clear(shared);
-    ts3_shared_bury(shared, ts3_alloc_zero(&failing.alloc, 1, 100), 100);
-    ts3_shared_unref(shared); /* nobody clears any more */
+    ts3_shared_clear(shared, false);
+    bury(shared, &failing.alloc, 100);
+    ts3_shared_unref(shared); /* nobody has cleared it */
+    CHECK_INT(failing.live, 0);
+}
+
+TEST(what_is_buried_is_bounded)
+{
+    struct ts3_failing failing;
+    struct ts3_shared *shared = NULL;
+    ts3_failing_init(&failing);
+    CHECK_OK(ts3_shared_new(&failing.alloc, MIB, &shared));
+    size_t before = failing.live;
+    enum { SIZE = 64 << 10, FIT = TS3_SHARED_BURIED_BYTES / SIZE };
+    for (int round = 0; round < 2; round++) {
+        for (int i = 0; i < 2 * FIT; i++)
+            bury(shared, &failing.alloc, SIZE);
+        CHECK_INT(failing.live, before + FIT);
+        ts3_shared_clear(shared, false);
+        CHECK_INT(failing.live, before);
+    }
+    bury(shared, &failing.alloc, SIZE);
+    ts3_shared_clear(shared, true); /* the loop ends */
+    CHECK_INT(failing.live, before);
+    bury(shared, &failing.alloc, SIZE);
+    CHECK_INT(failing.live, before);
+    ts3_shared_unref(shared);
     CHECK_INT(failing.live, 0);
 }
 
