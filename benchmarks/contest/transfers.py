@@ -15,7 +15,6 @@ from contest.entrants import BARE, FRESH, HASH_ALONE, HASHED, HEADED, HEADED_HOP
 from contest.load import Contender, Load
 from contest.server import NullServer
 from contest.timing import Entrant, Row, run_row
-
 from tahoe_s3.store.objects import PARTS_AT_ONCE
 
 SMALL_BYTES = 4096
@@ -60,8 +59,8 @@ def _stream_row(
     where = "TLS" if server.site.https else "plain"
     kind = " without a hash of the payload" if key.endswith("unsigned") else ""
     title = f"{stream_bytes / 1e9:.2f} GB, {method} over {where}{kind}, 8 MiB windows, {parallel} in flight"
-    return Row(key, title, _entrants(contenders, load), "MB/s", scale=WINDOW_BYTES / 1e6, fixed=windows, least=2 * parallel,
-               server_cpu_s=server.cpu_s)
+    return Row(key, title, _entrants(contenders, load), "MB/s", scale=WINDOW_BYTES / 1e6, fixed=windows,
+               least=2 * parallel, server_cpu_s=server.cpu_s)
 
 
 def _close(contenders: Sequence[Contender]) -> None:

@@ -67,9 +67,9 @@ class Reluctant:
 def corked(port: int) -> list[int]:
     """TCP_CORK of each socket of this process that is connected to the port."""
     found = []
-    for name in os.listdir("/proc/self/fd"):
+    for path in Path("/proc/self/fd").iterdir():
         try:
-            with socket.socket(fileno=os.dup(int(name))) as one:
+            with socket.socket(fileno=os.dup(int(path.name))) as one:
                 if one.getpeername()[1] == port:
                     found.append(one.getsockopt(socket.IPPROTO_TCP, socket.TCP_CORK))
         except (OSError, ValueError, IndexError):
