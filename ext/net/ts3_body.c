@@ -180,11 +180,6 @@ void ts3_body_prepare_small(struct ts3_body *body)
     body->error = TS3_OK; /* ts3_body_prepare tries again, and tells */
 }
 
-bool ts3_body_is_told(const struct ts3_body *body)
-{
-    return body->prepared || (!body->want_sha256 && !body->want_md5);
-}
-
 /* --- on the loop --- */
 
 static void start_job(struct ts3_body *body, enum ts3_body_task task, struct ts3_pool *pool,

@@ -77,8 +77,6 @@ size_t ts3_body_cost(const struct ts3_body *body);
 /* Before the body is the loop's, on the thread that submits: hashes a small one from memory, and
  * none at all, so that the loop, which all transfers share, need not. */
 void ts3_body_prepare_small(struct ts3_body *body);
-/* Whether what a signature says of the body is known. */
-bool ts3_body_is_told(const struct ts3_body *body);
 /* Makes the body ready to be sent: at once (prepared is true then), or by a job (working is true
  * then). */
 enum ts3_err ts3_body_prepare(struct ts3_body *body, struct ts3_pool *pool, bool urgent);

@@ -115,7 +115,8 @@ void ts3_signing_early(struct ts3_signing *signing, struct ts3_request *request,
     struct ts3_wire wire;
     struct ts3_early *early = &request->early;
     const struct ts3_sigv4_out *out = &signing->out;
-    if (signing->creds.version == 0 || !ts3_body_is_told(&request->body))
+    if (signing->creds.version == 0 || request->body.kind != TS3_BODY_NONE ||
+        !request->body.prepared)
         return;
     ts3_signing_collect(signing, request, &wire);
     if (make(signing, request, &wire, moment) != TS3_OK)

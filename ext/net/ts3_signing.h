@@ -2,9 +2,10 @@
 /* The signature of an attempt: what is signed, with which credentials, when.
  *
  * Each attempt is signed anew by the loop.  The first one's signature is made by who submits the
- * request where all that it is of is known by then and nobody else is at it: the loop is what all
- * transfers share.  Such an early signature is used if it is what the loop would make now, but for
- * TS3_EARLY_S seconds; S3 takes one for 15 minutes.
+ * request where it has no body and nobody else is at it: the loop is what all transfers share.  Of one
+ * with a body who submits has the hash to make already, where it is small.  Such an early signature
+ * is used if it is what the loop would make now, but for TS3_EARLY_S seconds; S3 takes one for 15
+ * minutes.
  *
  * Owner: the engine has one struct ts3_signing, the loop another.  Thread: one at a time; the
  *   engine's is used under engine->signing_mutex.
@@ -73,8 +74,8 @@ void ts3_signing_collect(const struct ts3_signing *signing, const struct ts3_req
 enum ts3_err ts3_signing_sign(struct ts3_signing *signing, struct ts3_request *request,
                               const struct ts3_wire *wire, const struct ts3_moment *moment,
                               struct ts3_signature *signature);
-/* For a request that nobody else has yet.  Where the hash of its payload is not known, or the
- * credentials are none, nothing is made. */
+/* For a request that nobody else has yet.  Where it has a body, or the credentials are none, nothing is
+ * made. */
 void ts3_signing_early(struct ts3_signing *signing, struct ts3_request *request,
                        const struct ts3_moment *moment);
 
