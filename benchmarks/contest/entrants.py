@@ -28,7 +28,7 @@ def is_yardstick(name: str) -> bool:
 def bare_ways(folder: Path, site: Site) -> dict[str, BareCurl]:
     """bare_curl.c's ways, by name: own memory is for GETs, the hash for PUTs."""
     options = {BARE: [], PERFORM: ["--perform"], FRESH: ["--fresh"], HOP: ["--hop"], HASHED: ["--hash"],
-               HASH_ALONE: ["--hash-alone"],               HEADED: ["--headers"], HEADED_HOP: ["--hop", "--headers"]}
+               HASH_ALONE: ["--hash-alone"], HEADED: ["--headers"], HEADED_HOP: ["--hop", "--headers"]}
     return {name: BareCurl(folder, site, name, given) for name, given in options.items()}
 
 

@@ -90,3 +90,10 @@ char *ts3_arena_copy(struct ts3_arena *arena, const char *bytes, size_t size_byt
     copy[size_bytes] = '\0';
     return copy;
 }
+
+bool ts3_arena_copy_str(struct ts3_arena *arena, struct ts3_str from, struct ts3_str *to)
+{
+    to->data = ts3_arena_copy(arena, from.data, from.len);
+    to->len = from.len;
+    return to->data != NULL;
+}

@@ -30,5 +30,7 @@ void ts3_arena_free(struct ts3_arena *arena);
 void *ts3_arena_get(struct ts3_arena *arena, size_t size_bytes);
 /* A NUL-terminated copy. */
 char *ts3_arena_copy(struct ts3_arena *arena, const char *bytes, size_t size_bytes);
+/* The same of a string, which may be empty and have no data; false where there is no copy. */
+bool ts3_arena_copy_str(struct ts3_arena *arena, struct ts3_str from, struct ts3_str *to);
 
 #endif

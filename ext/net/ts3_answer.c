@@ -11,11 +11,6 @@ void ts3_answer_init(struct ts3_answer *answer, const struct ts3_alloc *alloc)
     ts3_answer_reset(answer, 0);
 }
 
-void ts3_answer_free(struct ts3_answer *answer)
-{
-    ts3_buf_free(&answer->body);
-}
-
 static void reset_head(struct ts3_answer *answer)
 {
     answer->status = 0;

@@ -50,8 +50,8 @@ struct ts3_answer {
     bool cut; /* body holds only the beginning */
 };
 
+/* The body is what the answer owns: ts3_buf_free, or ts3_shared_bury. */
 void ts3_answer_init(struct ts3_answer *answer, const struct ts3_alloc *alloc);
-void ts3_answer_free(struct ts3_answer *answer);
 /* For the next attempt; the body's memory is kept, with the new limit. */
 void ts3_answer_reset(struct ts3_answer *answer, size_t max_body_bytes);
 /* One line as libcurl hands it on, line end included. */

@@ -151,8 +151,7 @@ enum ts3_err ts3_attempt_start(struct ts3_loop *loop, struct ts3_request *reques
         return err;
     struct ts3_moment moment = {loop->clock->wall_s(loop->clock->ctx), atomic_load(&loop->skew_s),
                                 loop->region};
-    ts3_signing_collect(&loop->signing, request, &wire);
-    err = ts3_signing_sign(&loop->signing, request, &wire, &moment, &signature);
+    err = ts3_signing_sign(&loop->signing, request, &moment, &wire, &signature);
     if (err == TS3_OK)
         err = ts3_slots_take(&loop->slots, loop, request, &slot);
     if (err != TS3_OK)

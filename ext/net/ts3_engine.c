@@ -245,11 +245,13 @@ static enum ts3_err enqueue(struct ts3_engine *engine, struct ts3_request *reque
     return TS3_OK;
 }
 
-/* Whoever else submits at this moment leaves it to the loop. */
+/* Of a request without a body (ts3_signing.h).  Whoever else submits at this moment leaves it to the
+ * loop. */
 static void sign_early(struct ts3_engine *engine, struct ts3_request *request)
 {
     struct ts3_loop *loop = &engine->loop;
-    if (pthread_mutex_trylock(&engine->signing_mutex) != 0)
+    bool ready = request->body.kind == TS3_BODY_NONE && request->body.prepared;
+    if (!ready || pthread_mutex_trylock(&engine->signing_mutex) != 0)
         return;
     bool adopted = atomic_load(&loop->region_adopted);
     struct ts3_moment moment = {engine->clock->wall_s(engine->clock->ctx),

@@ -29,7 +29,7 @@ struct ts3_engine {
     size_t max_open; /* requests whose final event was not drained */
     int event_fd;
 
-    atomic_uint_fast64_t creds_version; /* written under the mutex, read by the loop without it */
+    atomic_uint_fast64_t creds_version; /* written under the mutex, read without it */
 
     pthread_mutex_t mutex;
     /* under the mutex */

@@ -16,7 +16,6 @@
 #include <stdatomic.h>
 
 #include "core/ts3_retry.h"
-#include "core/ts3_sigv4.h"
 #include "net/ts3_hist.h"
 #include "net/ts3_nap.h"
 #include "net/ts3_request.h"

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Whether the loop, before it sleeps, looks a while whether there is something to do.
  *
- * To be woken costs as much as a small request to a service on the same machine or next to it, and each has
- * two wakes: for its answer, and for the next request of a caller who goes on from there.  So where
+ * To be woken costs as much as a small request to a service on the same machine or next to it, and
+ * each has two wakes: for its answer, and for the next request of a caller who goes on from there.  So where
  * one wait after another is as short as that, with no more than one transfer under way, the loop
  * stays awake for as long as such a wait takes.  Services that are farther away, callers who pause
  * and machines with one core never see it: one longer wait ends it, until some shorter ones in a row

@@ -101,13 +101,6 @@ static bool spec_is_sound(const struct ts3_request_spec *spec)
     return body_is_sound(spec) && window_is_sound(spec);
 }
 
-static bool copy_str(struct ts3_arena *arena, struct ts3_str from, struct ts3_str *to)
-{
-    to->data = ts3_arena_copy(arena, from.len ? from.data : "", from.len);
-    to->len = from.len;
-    return to->data != NULL;
-}
-
 static bool copy_pairs(struct ts3_arena *arena, const struct ts3_pair *from, size_t count,
                        struct ts3_pair **to)
 {
@@ -118,8 +111,8 @@ static bool copy_pairs(struct ts3_arena *arena, const struct ts3_pair *from, siz
     if (pairs == NULL)
         return false;
     for (size_t i = 0; i < count; i++)
-        if (!copy_str(arena, from[i].name, &pairs[i].name) ||
-            !copy_str(arena, from[i].value, &pairs[i].value))
+        if (!ts3_arena_copy_str(arena, from[i].name, &pairs[i].name) ||
+            !ts3_arena_copy_str(arena, from[i].value, &pairs[i].value))
             return false;
     *to = pairs;
     return true;
@@ -128,7 +121,7 @@ static bool copy_pairs(struct ts3_arena *arena, const struct ts3_pair *from, siz
 static bool copy_path(struct ts3_request *request, const struct ts3_site *site, struct ts3_str key)
 {
     if (key.len == 0)
-        return copy_str(&request->arena, ts3_str_of(site->bucket_path), &request->path);
+        return ts3_arena_copy_str(&request->arena, ts3_str_of(site->bucket_path), &request->path);
     size_t prefix = strlen(site->prefix);
     char *path = ts3_arena_get(&request->arena, prefix + key.len + 1);
     if (path == NULL)
@@ -271,11 +264,9 @@ void ts3_request_free(struct ts3_request *request)
     ts3_request_let_go(request);
     free_value(&request->event);
     ts3_request_charge_answer(request, 0);
-    struct ts3_buf *body = &request->answer.body;
+    const struct ts3_buf *body = &request->answer.body; /* all that the answer owns */
     if (body->data != NULL)
         ts3_shared_bury(shared, body->data, body->cap);
-    body->data = NULL;
-    ts3_answer_free(&request->answer);
     ts3_arena_free(&request->arena);
     ts3_alloc_free(request->alloc, request);
     ts3_shared_unref(shared);

@@ -30,8 +30,8 @@ static void add(struct ts3_wire *wire, const char *name, const char *value)
     wire->headers[wire->count++] = (struct ts3_pair){ts3_str_of(name), ts3_str_of(value)};
 }
 
-void ts3_signing_collect(const struct ts3_signing *signing, const struct ts3_request *request,
-                         struct ts3_wire *wire)
+static void collect(const struct ts3_signing *signing, const struct ts3_request *request,
+                    struct ts3_wire *wire)
 {
     wire->count = request->header_count;
     if (wire->count > 0)
@@ -83,30 +83,24 @@ static bool is_good(const struct ts3_signing *signing, const struct ts3_request 
            strcmp(request->signed_region, moment->region) == 0;
 }
 
+static struct ts3_signature view(const struct ts3_sigv4_out *out)
+{
+    return (struct ts3_signature){.authorization = ts3_buf_str(&out->authorization),
+                                  .amz_date = ts3_str_of(out->amz_date),
+                                  .path = ts3_buf_str(&out->path),
+                                  .query = ts3_buf_str(&out->query)};
+}
+
 enum ts3_err ts3_signing_sign(struct ts3_signing *signing, struct ts3_request *request,
-                              const struct ts3_wire *wire, const struct ts3_moment *moment,
+                              const struct ts3_moment *moment, struct ts3_wire *wire,
                               struct ts3_signature *signature)
 {
     bool good = is_good(signing, request, moment);
     request->early.made = false; /* for one attempt only */
-    if (good) {
-        *signature = request->early.signature;
-        return TS3_OK;
-    }
-    const struct ts3_sigv4_out *out = &signing->out;
-    enum ts3_err err = make(signing, request, wire, moment);
-    signature->authorization = ts3_buf_str(&out->authorization);
-    signature->amz_date = ts3_str_of(out->amz_date);
-    signature->path = ts3_buf_str(&out->path);
-    signature->query = ts3_buf_str(&out->query);
+    collect(signing, request, wire);
+    enum ts3_err err = good ? TS3_OK : make(signing, request, wire, moment);
+    *signature = good ? request->early.signature : view(&signing->out);
     return err;
-}
-
-static bool keep(struct ts3_arena *arena, struct ts3_str from, struct ts3_str *to)
-{
-    to->data = ts3_arena_copy(arena, from.len > 0 ? from.data : "", from.len);
-    to->len = from.len;
-    return to->data != NULL;
 }
 
 void ts3_signing_early(struct ts3_signing *signing, struct ts3_request *request,
@@ -114,18 +108,18 @@ void ts3_signing_early(struct ts3_signing *signing, struct ts3_request *request,
 {
     struct ts3_wire wire;
     struct ts3_early *early = &request->early;
-    const struct ts3_sigv4_out *out = &signing->out;
-    if (signing->creds.version == 0 || request->body.kind != TS3_BODY_NONE ||
-        !request->body.prepared)
+    struct ts3_arena *arena = &request->arena;
+    if (signing->creds.version == 0)
         return;
-    ts3_signing_collect(signing, request, &wire);
+    collect(signing, request, &wire);
     if (make(signing, request, &wire, moment) != TS3_OK)
         return;
-    struct ts3_signature *to = &early->signature;
+    struct ts3_signature made = view(&signing->out);
     early->creds_version = signing->creds.version;
     early->wall_s = moment->wall_s;
-    early->made = keep(&request->arena, ts3_buf_str(&out->authorization), &to->authorization) &&
-                  keep(&request->arena, ts3_str_of(out->amz_date), &to->amz_date) &&
-                  keep(&request->arena, ts3_buf_str(&out->path), &to->path) &&
-                  keep(&request->arena, ts3_buf_str(&out->query), &to->query);
+    early->made =
+        ts3_arena_copy_str(arena, made.authorization, &early->signature.authorization) &&
+        ts3_arena_copy_str(arena, made.amz_date, &early->signature.amz_date) &&
+        ts3_arena_copy_str(arena, made.path, &early->signature.path) &&
+        ts3_arena_copy_str(arena, made.query, &early->signature.query);
 }

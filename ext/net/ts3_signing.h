@@ -67,15 +67,13 @@ enum ts3_err ts3_signing_init(struct ts3_signing *signing, const struct ts3_allo
 /* A zeroed struct is fine too. */
 void ts3_signing_free(struct ts3_signing *signing);
 
-void ts3_signing_collect(const struct ts3_signing *signing, const struct ts3_request *request,
-                         struct ts3_wire *wire);
-/* Takes the request's early signature if it is good still, or makes one, which is valid until the
- * next call; says in the request what it was signed with. */
+/* Collects what is signed, and takes the request's early signature if it is good still, or makes
+ * one, which is valid until the next call; says in the request what it was signed with. */
 enum ts3_err ts3_signing_sign(struct ts3_signing *signing, struct ts3_request *request,
-                              const struct ts3_wire *wire, const struct ts3_moment *moment,
+                              const struct ts3_moment *moment, struct ts3_wire *wire,
                               struct ts3_signature *signature);
-/* For a request that nobody else has yet.  Where it has a body, or the credentials are none, nothing is
- * made. */
+/* For a request without a body, or whose body is prepared, that nobody else has yet.  Where the
+ * credentials are none, nothing is made. */
 void ts3_signing_early(struct ts3_signing *signing, struct ts3_request *request,
                        const struct ts3_moment *moment);
 

@@ -123,7 +123,9 @@ static CURLcode set_plain(CURL *easy)
 
 static long upload_bytes(const struct ts3_slot *slot, const struct ts3_site *site)
 {
-    return site->tls ? TS3_SLOT_BUFFER_BYTES : slot->is_long ? TS3_SLOT_LONG_BYTES : TS3_SLOT_CLEAR_BYTES;
+    if (site->tls)
+        return TS3_SLOT_BUFFER_BYTES;
+    return slot->is_long ? TS3_SLOT_LONG_BYTES : TS3_SLOT_CLEAR_BYTES;
 }
 
 static CURLcode set_site(struct ts3_slot *slot, const struct ts3_site *site, CURLU *origin)

@@ -16,7 +16,6 @@
 #include "test_net_server.h"
 
 #define MIB ((size_t)1 << 20)
-#define OK_EMPTY NET_REPLY("200 OK", "ETag: \"e1\"\r\n", "0", "")
 
 static struct net_server server;
 static struct net_engine net;

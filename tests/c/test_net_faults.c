@@ -13,7 +13,6 @@
 
 #define DOC(code) "<?xml version=\"1.0\"?><Error><Code>" code "</Code><Message>because</Message></Error>"
 #define ERROR(status, code) NET_REPLY(status, "", "@", DOC(code))
-#define OK_EMPTY NET_REPLY("200 OK", "ETag: \"e1\"\r\n", "0", "")
 #define LISTING "<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>"
 #define PART(first, last, etag, body)                                                                                  \
     "HTTP/1.1 206 Partial Content\r\nETag: " etag "\r\nContent-Range: bytes " first "-" last "/100\r\n"                \

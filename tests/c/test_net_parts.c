@@ -146,6 +146,14 @@ TEST(blocks_come_back)
     CHECK_INT(atomic_load(&blocks.mapped_bytes), 0);
 }
 
+static struct ts3_shared *shared_of(struct ts3_failing *failing)
+{
+    struct ts3_shared *shared = NULL;
+    ts3_failing_init(failing);
+    CHECK_OK(ts3_shared_new(&failing->alloc, MIB, &shared));
+    return shared;
+}
+
 static void bury(struct ts3_shared *shared, const struct ts3_alloc *alloc, size_t size_bytes)
 {
     ts3_shared_bury(shared, ts3_alloc_zero(alloc, 1, size_bytes), size_bytes);
@@ -154,9 +162,7 @@ static void bury(struct ts3_shared *shared, const struct ts3_alloc *alloc, size_
 TEST(what_is_buried_is_freed_later)
 {
     struct ts3_failing failing;
-    struct ts3_shared *shared = NULL;
-    ts3_failing_init(&failing);
-    CHECK_OK(ts3_shared_new(&failing.alloc, MIB, &shared));
+    struct ts3_shared *shared = shared_of(&failing);
     size_t before = failing.live;
     bury(shared, &failing.alloc, sizeof(void *));
     bury(shared, &failing.alloc, 4097);
@@ -177,9 +183,7 @@ TEST(what_is_buried_is_freed_later)
 TEST(what_is_buried_is_bounded)
 {
     struct ts3_failing failing;
-    struct ts3_shared *shared = NULL;
-    ts3_failing_init(&failing);
-    CHECK_OK(ts3_shared_new(&failing.alloc, MIB, &shared));
+    struct ts3_shared *shared = shared_of(&failing);
     size_t before = failing.live;
     enum { SIZE = 64 << 10, FIT = TS3_SHARED_BURIED_BYTES / SIZE };
     for (int round = 0; round < 2; round++) {

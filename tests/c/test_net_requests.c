@@ -16,7 +16,6 @@
 #include "net/ts3_schedule.h"
 #include "test_net_server.h"
 
-#define OK_EMPTY NET_REPLY("200 OK", "ETag: \"e1\"\r\n", "0", "")
 
 static const struct net_step ok_only[] = {{OK_EMPTY, NET_KEEP}};
 

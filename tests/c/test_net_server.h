@@ -98,4 +98,6 @@ bool net_wait_seen(struct net_server *server, int count);
     "HTTP/1.1 " status "\r\nDate: Fri, 24 May 2013 00:00:00 GMT\r\nx-amz-request-id: RID\r\nx-amz-id-2: HID\r\n" headers \
     "Content-Length: " body_size "\r\n\r\n" body
 
+#define OK_EMPTY NET_REPLY("200 OK", "ETag: \"e1\"\r\n", "0", "")
+
 #endif

@@ -12,7 +12,6 @@
 #include "net/ts3_signing.h"
 #include "test_net_server.h"
 
-#define OK_EMPTY NET_REPLY("200 OK", "ETag: \"e1\"\r\n", "0", "")
 #define ERROR(status, code, more)                                                                                      \
     NET_REPLY(status, "", "@", "<Error><Code>" code "</Code><Message>m</Message>" more "</Error>")
 

@@ -59,6 +59,6 @@ FUZZ(answer)
         REQUIRE(answer.status == 0 && answer.length == TS3_ANSWER_UNKNOWN && !answer.body.len);
         read_answer(&input, &answer);
     }
-    ts3_answer_free(&answer);
+    ts3_buf_free(&answer.body);
     ts3_fuzz_close(&input);
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import socket
 import ssl
 import threading
@@ -12,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from tahoe_s3._native import Engine, FileRegion
+from tahoe_s3._native import Engine, Event, FileRegion
 
 from ..support.authority import Authority
+from .test_engine import wait
 
 MIB = 1024 * 1024
 RECEIVE_BYTES = 64 * 1024
@@ -77,11 +77,8 @@ def corked(port: int) -> list[int]:
     return found
 
 
-def final(engine: Any) -> Any:
-    while True:
-        assert select.select([engine.fileno()], [], [], 60)[0], "no event"
-        for event in engine.drain():
-            return event
+def final(engine: Engine) -> Event:
+    return wait(engine, limit_s=60)[-1]
 
 
 @pytest.fixture
@@ -89,9 +86,9 @@ def authority(tmp_path: Path) -> Authority:
     return Authority(tmp_path)
 
 
-def engine_at(port: int, authority: Authority, **options: Any) -> Engine:
+def engine_at(port: int, authority: Authority) -> Engine:
     engine = Engine(endpoint=f"https://127.0.0.1:{port}", region="r", bucket="b", path_style=True,
-                    ca_file=str(authority.bundle), **options)
+                    ca_file=str(authority.bundle))
     engine.set_credentials("id", b"secret")
     return engine
 
