@@ -58,6 +58,10 @@ class History:
             explain(calls)
 
     @property
+    def begun(self) -> int:
+        return sum(len(calls) for calls in self.calls.values())
+
+    @property
     def answered(self) -> int:
         return sum(call.answered is not None for calls in self.calls.values() for call in calls)
 
@@ -93,6 +97,11 @@ class Client:
 
     def read_all(self, slot: bytes) -> Deferred[None]:
         return self._read(slot, [])
+
+    @property
+    def was_answered(self) -> bool:
+        """Its last call was, or it has begun none."""
+        return self._call is None or self._call.answered is not None
 
     def forget(self) -> None:
         """Its server has died: no answer will come, or none that this client still hears."""

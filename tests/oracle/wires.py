@@ -92,10 +92,14 @@ class Node:
             (self.nurl,) = self._tub.negotiationClass.add_storage_server(self.server, SWISSNUM)
 
     async def stop(self, *, politely: bool = True) -> None:
-        """politely: what was begun is answered first; else its clients lose their connections before."""
+        """politely: what was begun is answered first; else its clients lose their connections before. Both end all
+        connections, as the end of a process does; the Tub knows of Foolscap's only.
+        """
         if politely:
             await self.server.stopService()
         await self._tub.stopService()
+        for connection in list(self._tub.negotiationClass.https_factory.protocols):
+            connection.abortConnection()
         if not politely:
             await self.server.stopService()
         await flushEventualQueue()
