@@ -6,10 +6,13 @@
 #include <openssl/err.h>
 #include <openssl/evp.h>
 
+#include "core/ts3_sha256_ni.h"
+
 struct ts3_digest {
     const struct ts3_alloc *alloc;
     EVP_MD *sha256;
     EVP_MD *md5; /* NULL where the provider has none */
+    unsigned lanes;
 };
 
 /* OpenSSL queues its errors per thread; what is left there would be taken by libcurl for one of a
@@ -35,8 +38,22 @@ enum ts3_err ts3_digest_new(const struct ts3_alloc *alloc, struct ts3_digest **d
     made->md5 = EVP_MD_fetch(NULL, "MD5", NULL);
     if (!made->md5)
         ERR_clear_error();
+    /* Who asks for FIPS means that of the provider, and no code but its own. */
+    made->lanes = ts3_sha256_ni_here() && !EVP_default_properties_is_fips_enabled(NULL)
+                      ? TS3_SHA256_NI_LANES
+                      : 1;
     *digest = made;
     return TS3_OK;
+}
+
+unsigned ts3_digest_lanes(const struct ts3_digest *digest)
+{
+    return digest->lanes;
+}
+
+void ts3_digest_leave_to_openssl(struct ts3_digest *digest)
+{
+    digest->lanes = 1;
 }
 
 void ts3_digest_free(struct ts3_digest *digest)

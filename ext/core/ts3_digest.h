@@ -28,6 +28,11 @@ enum ts3_err ts3_digest_new(const struct ts3_alloc *alloc, struct ts3_digest **d
 /* NULL is fine. Every hash and signer made with it is freed before. */
 void ts3_digest_free(struct ts3_digest *digest);
 
+/* How many long messages are hashed at once (ts3_sha256_long.h): 1 is OpenSSL's way. */
+unsigned ts3_digest_lanes(const struct ts3_digest *digest);
+/* OpenSSL's way from now on, whatever the processor has; before another thread knows the digest. */
+void ts3_digest_leave_to_openssl(struct ts3_digest *digest);
+
 struct ts3_sha256 {
     void *state; /* an EVP_MD_CTX */
 };

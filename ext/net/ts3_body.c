@@ -7,9 +7,13 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
+_Static_assert(TS3_POOL_TOGETHER <= TS3_SHA256_LONG_MOST, "a worker's jobs are hashed by one call");
+
 static bool body_run(struct ts3_job *job);
+static void prepare_together(struct ts3_job *const *jobs, size_t count, bool *more);
 
 void ts3_body_init(struct ts3_body *body, struct ts3_shared *shared,
                    const struct ts3_digest *digest, const void *data, int fd, uint64_t offset,
@@ -38,7 +42,7 @@ void ts3_body_free(struct ts3_body *body)
     if (body->fd >= 0)
         close(body->fd);
     body->fd = -1;
-    ts3_sha256_free(&body->hash); /* of a job that was withdrawn between two slices */
+    ts3_sha256_long_free(&body->hash); /* of a job that was withdrawn between two slices */
     ts3_shared_give(body->shared, &body->block);
     body->data = NULL;
 }
@@ -92,35 +96,109 @@ static bool end_prepare(struct ts3_body *body)
 {
     if (body->error == TS3_OK && !stopped(body)) {
         if (body->want_sha256)
-            body->error = ts3_sha256_final_hex(&body->hash, body->sha256);
+            body->error = ts3_sha256_long_final_hex(&body->hash, body->sha256);
         if (body->want_md5 && body->error == TS3_OK)
             body->error =
                 ts3_md5_base64(body->digest, body->data, (size_t)body->size_bytes, body->md5);
     }
-    ts3_sha256_free(&body->hash);
+    ts3_sha256_long_free(&body->hash);
     return false;
 }
 
-/* Reads and hashes the next slice; true when there is another one. */
-static bool prepare_step(struct ts3_body *body)
+#ifdef RWF_NOWAIT
+/* True when all of it was there without waiting for a disk. */
+static bool read_at_once(struct ts3_body *body, unsigned char *out, uint64_t position, size_t size)
+{
+    struct iovec all = {.iov_base = out, .iov_len = size};
+    ssize_t got = preadv2(body->fd, &all, 1, (off_t)(body->offset + position), RWF_NOWAIT);
+    if (got < 0 && errno != EAGAIN && errno != EINTR)
+        body->always_waits = true; /* that file system cannot say */
+    return got == (ssize_t)size;
+}
+#else
+static bool read_at_once(struct ts3_body *body, unsigned char *out, uint64_t position, size_t size)
+{
+    (void)out, (void)position, (void)size;
+    body->always_waits = true;
+    return false;
+}
+#endif
+
+enum reading { READ, READ_LATER, READ_NOT };
+
+/* A disk is waited for in a step of which the pool knows that it may block. */
+static enum reading read_slice(struct ts3_body *body, unsigned char *out, size_t size)
+{
+    if (body->job.may_block) {
+        body->job.may_block = body->always_waits;
+        return read_region(body, out, body->at, size) ? READ : READ_NOT;
+    }
+    if (read_at_once(body, out, body->at, size))
+        return READ;
+    body->job.may_block = true;
+    return READ_LATER;
+}
+
+/* Makes the next slice ready to be hashed, *bytes; how long it is, 0 when there is none to be had, and
+ * then *later whether there will be in another step. */
+static size_t begin_step(struct ts3_body *body, const unsigned char **bytes, bool *later)
 {
     bool reads = body->kind != TS3_BODY_MEMORY;
     bool keeps = body->kind != TS3_BODY_STREAM;
+    *later = false;
     if (stopped(body))
-        return end_prepare(body);
+        return 0;
     size_t size = slice_at(body, body->at);
     size_t place = keeps ? (size_t)body->at : 0;
-    enum ts3_err err = TS3_OK;
-    if (body->want_sha256 && body->at == 0)
-        err = ts3_sha256_init(body->digest, &body->hash);
-    if (err == TS3_OK && reads && !read_region(body, body->block.data + place, body->at, size))
-        return end_prepare(body);
-    if (err == TS3_OK && body->want_sha256)
-        err = ts3_sha256_update(&body->hash, body->data + place, size);
+    if (body->want_sha256 && !body->hashing) {
+        enum ts3_err err = ts3_sha256_long_init(body->digest, &body->hash);
+        if (err != TS3_OK) {
+            fail(body, err, 0);
+            return 0;
+        }
+        body->hashing = true;
+    }
+    enum reading reading = reads ? read_slice(body, body->block.data + place, size) : READ;
+    *later = reading == READ_LATER;
+    if (reading != READ)
+        return 0;
+    *bytes = body->data + place;
+    return size;
+}
+
+/* True when there is another slice. */
+static bool end_step(struct ts3_body *body, size_t size, enum ts3_err err)
+{
     if (err != TS3_OK)
         fail(body, err, 0);
     body->at += size;
-    return body->error == TS3_OK && body->at < body->size_bytes ? true : end_prepare(body);
+    return size > 0 && body->error == TS3_OK && body->at < body->size_bytes ? true
+                                                                            : end_prepare(body);
+}
+
+/* Reads the next slice of each body and hashes them side by side; more: which have another one. */
+static void prepare_together(struct ts3_job *const *jobs, size_t count, bool *more)
+{
+    struct ts3_sha256_piece pieces[TS3_POOL_TOGETHER];
+    size_t size[TS3_POOL_TOGETHER], hashed = 0;
+    bool later[TS3_POOL_TOGETHER];
+    for (size_t i = 0; i < count; i++) {
+        struct ts3_body *body = TS3_MEMBER(jobs[i], struct ts3_body, job);
+        const unsigned char *bytes = NULL;
+        size[i] = begin_step(body, &bytes, &later[i]);
+        if (size[i] > 0 && body->want_sha256)
+            pieces[hashed++] = (struct ts3_sha256_piece){&body->hash, bytes, size[i]};
+    }
+    enum ts3_err err = hashed > 0 ? ts3_sha256_long_update(pieces, hashed) : TS3_OK;
+    for (size_t i = 0; i < count; i++)
+        more[i] = later[i] || end_step(TS3_MEMBER(jobs[i], struct ts3_body, job), size[i], err);
+}
+
+static bool prepare_step(struct ts3_body *body)
+{
+    bool more = false;
+    prepare_together((struct ts3_job *[]){&body->job}, 1, &more);
+    return more;
 }
 
 /* Reads the next slice of a chunk; true when there is another one. */
@@ -161,6 +239,7 @@ static enum ts3_err prepare_none(struct ts3_body *body)
 static enum ts3_err prepare_at_once(struct ts3_body *body)
 {
     body->at = 0;
+    body->hashing = false;
     if (body->kind == TS3_BODY_NONE)
         body->error = prepare_none(body);
     else
@@ -185,9 +264,17 @@ void ts3_body_prepare_small(struct ts3_body *body)
 static void start_job(struct ts3_body *body, enum ts3_body_task task, struct ts3_pool *pool,
                       bool urgent)
 {
+    bool hashes = task == TS3_TASK_PREPARE && body->want_sha256;
+    bool together = hashes && ts3_digest_lanes(body->digest) > 1;
     body->task = task;
     body->at = 0;
     body->working = true;
+    body->job.run_together = together ? prepare_together : NULL;
+    body->job.steps = (uint32_t)(body->size_bytes / TS3_BODY_SLICE_BYTES) + 1;
+    body->job.taken = 0;
+    body->always_waits = body->always_waits || !together;
+    body->job.may_block = body->always_waits;
+    body->hashing = false;
     ts3_pool_submit(pool, &body->job, urgent);
 }
 

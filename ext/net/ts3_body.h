@@ -19,7 +19,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "core/ts3_digest.h"
+#include "core/ts3_sha256_long.h"
 #include "net/ts3_engine.h"
 #include "net/ts3_shared.h"
 #include "net/ts3_worker.h"
@@ -27,7 +27,7 @@
 #define TS3_BODY_CHUNK_BYTES ((size_t)512 << 10)
 /* one step of a worker; small enough for the CPU's cache */
 #define TS3_BODY_SLICE_BYTES ((size_t)256 << 10)
-/* memory up to this is hashed by the loop itself */
+/* memory up to this is hashed by the thread that submits */
 #define TS3_BODY_INLINE_BYTES ((size_t)16 << 10)
 
 enum ts3_body_kind { TS3_BODY_NONE, TS3_BODY_MEMORY, TS3_BODY_LOADED, TS3_BODY_STREAM };
@@ -54,8 +54,10 @@ struct ts3_body {
     bool want_md5;
     char sha256[TS3_SHA256_HEX_BYTES];
     char md5[TS3_MD5_BASE64_BYTES];
-    struct ts3_sha256 hash; /* while it is being prepared ... */
-    uint64_t at;            /* ... up to here; while a chunk is filled, so much of it is */
+    struct ts3_sha256_long hash; /* while it is being prepared ... */
+    uint64_t at;                 /* ... up to here; while a chunk is filled, so much of it is */
+    bool hashing;                /* hash was begun */
+    bool always_waits;           /* its file system does not tell whether reading would wait */
     enum ts3_err error;
     int error_number;
     bool prepared; /* digests are there, bytes can be read */

@@ -64,31 +64,114 @@ static void let_others(struct ts3_pool *pool, int64_t *not_before_us)
     pthread_mutex_lock(&pool->mutex);
 }
 
+/* Under the mutex. */
+static void wake_one(struct ts3_pool *pool)
+{
+    if (pool->idle == 0)
+        return;
+    pool->idle--;
+    pool->woken++;
+    pthread_cond_signal(&pool->work);
+}
+
+static void wait_for_work(struct ts3_pool *pool)
+{
+    pool->idle++;
+    while (pool->woken == 0 && !pool->quitting)
+        pthread_cond_wait(&pool->work, &pool->mutex);
+    if (pool->woken > 0)
+        pool->woken--;
+    else
+        pool->idle--;
+}
+
+/* What a worker has in its hands. */
+struct hand {
+    struct ts3_job *job[TS3_POOL_TOGETHER];
+    size_t count;
+    size_t places; /* how many of the pool's are this worker's */
+};
+
+/* Jobs that began in step would end in step, all of them to be sent at once, with nobody at work
+ * meanwhile on what comes behind: one that is new waits until the one before is a part ahead. */
+static bool may_join(const struct ts3_job *last, const struct ts3_job *next)
+{
+    if (next->run_together != last->run_together || next->may_block != last->may_block)
+        return false;
+    return next->taken > 0 || (uint64_t)last->taken * TS3_POOL_TOGETHER >= last->steps;
+}
+
+/* Under the mutex. The jobs to advance next: the first that waits, and if it is of that kind, those
+ * right behind it that go together with it. */
+static void take_up(struct ts3_pool *pool, struct hand *hand)
+{
+    pool->places -= hand->places;
+    hand->places = 0;
+    hand->count = 0;
+    while (hand->count < TS3_POOL_TOGETHER && !ts3_list_empty(&pool->todo)) {
+        struct ts3_job *next = TS3_MEMBER(pool->todo.next, struct ts3_job, link);
+        if (hand->count > 0 && !may_join(hand->job[hand->count - 1], next))
+            break;
+        ts3_list_remove(&next->link);
+        next->waiting = false;
+        hand->job[hand->count++] = next;
+        if (next->run_together == NULL)
+            break;
+        hand->places = next->may_block ? 0 : TS3_POOL_PLACES;
+    }
+    pool->places += hand->places;
+    if (!ts3_list_empty(&pool->todo) && pool->together > pool->places)
+        wake_one(pool);
+}
+
+static void advance(const struct hand *hand, bool *more)
+{
+    if (hand->job[0]->run_together != NULL) {
+        hand->job[0]->run_together(hand->job, hand->count, more);
+        for (size_t i = 0; i < hand->count; i++)
+            hand->job[i]->taken++;
+    } else {
+        more[0] = hand->job[0]->run(hand->job[0]);
+    }
+}
+
+/* Under the mutex. True when one of the jobs goes on. */
+static bool lay_down(struct ts3_pool *pool, const struct hand *hand, const bool *more)
+{
+    bool goes_on = false;
+    for (size_t i = hand->count; i-- > 0;) { /* so that they stand as they stood */
+        if (more[i]) {
+            put_back(pool, hand->job[i]);
+            goes_on = true;
+        } else {
+            pool->together -= hand->job[i]->run_together != NULL;
+            ts3_list_push(&pool->done, &hand->job[i]->link);
+            ts3_shared_wake(pool->shared);
+        }
+    }
+    return goes_on;
+}
+
 static void *worker_main(void *arg)
 {
     struct ts3_pool *pool = arg;
+    struct hand hand = {.count = 0};
     int64_t not_before_us = 0;
     pthread_mutex_lock(&pool->mutex);
     for (;;) {
-        struct ts3_link *link = ts3_list_pop(&pool->todo);
-        if (link == NULL) {
+        take_up(pool, &hand);
+        if (hand.count == 0) {
             if (pool->quitting)
                 break;
-            pthread_cond_wait(&pool->work, &pool->mutex);
+            wait_for_work(pool);
             continue;
         }
-        struct ts3_job *job = TS3_MEMBER(link, struct ts3_job, link);
-        job->waiting = false;
         pthread_mutex_unlock(&pool->mutex);
-        bool more = job->run(job);
+        bool more[TS3_POOL_TOGETHER];
+        advance(&hand, more);
         pthread_mutex_lock(&pool->mutex);
-        if (more) {
-            put_back(pool, job);
+        if (lay_down(pool, &hand, more))
             let_others(pool, &not_before_us);
-        } else {
-            ts3_list_push(&pool->done, &job->link);
-            ts3_shared_wake(pool->shared);
-        }
     }
     pthread_mutex_unlock(&pool->mutex);
     return NULL;
@@ -120,7 +203,9 @@ void ts3_pool_submit(struct ts3_pool *pool, struct ts3_job *job, bool urgent)
         ts3_list_push_front(&pool->todo, &job->link);
     else
         ts3_list_push(&pool->todo, &job->link);
-    pthread_cond_signal(&pool->work);
+    pool->together += job->run_together != NULL;
+    if (urgent || job->run_together == NULL || job->may_block || pool->together > pool->places)
+        wake_one(pool);
     pthread_mutex_unlock(&pool->mutex);
 }
 
@@ -128,8 +213,10 @@ bool ts3_pool_withdraw(struct ts3_pool *pool, struct ts3_job *job)
 {
     pthread_mutex_lock(&pool->mutex);
     bool waiting = job->waiting;
-    if (waiting)
+    if (waiting) {
         ts3_list_remove(&job->link);
+        pool->together -= job->run_together != NULL;
+    }
     job->waiting = false;
     pthread_mutex_unlock(&pool->mutex);
     return waiting;

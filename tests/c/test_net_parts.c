@@ -1,11 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Parts of the net room that need no network: the histogram, the blocks kept for reuse, the workers'
- * queue. */
+/* Parts of the net room that need no network: the histogram, the blocks kept for reuse. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
 #include <sched.h>
-#include <semaphore.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -15,7 +13,6 @@
 #include "net/ts3_hist.h"
 #include "net/ts3_nap.h"
 #include "net/ts3_shared.h"
-#include "net/ts3_worker.h"
 #include "ts3_failing.h"
 #include "ts3_test.h"
 
@@ -261,124 +258,5 @@ TEST(forked_children_are_known)
         shared->mine = NULL;
     }
     shared->mine = mine;
-    ts3_shared_unref(shared);
-}
-
-struct held_job {
-    struct ts3_job job;
-    sem_t begun;
-    sem_t go_on;
-};
-
-static bool run_held(struct ts3_job *job)
-{
-    struct held_job *held = (struct held_job *)(void *)job;
-    sem_post(&held->begun);
-    sem_wait(&held->go_on);
-    return false;
-}
-
-static bool never_run(struct ts3_job *job)
-{
-    CHECK(job == NULL); /* a job that was withdrawn was run */
-    return false;
-}
-
-TEST(jobs_that_nobody_has_begun_with_can_be_withdrawn)
-{
-    struct ts3_shared *shared;
-    struct ts3_pool pool;
-    struct held_job first = {.job = {.run = run_held}};
-    struct ts3_job second = {.run = never_run};
-    CHECK_OK(ts3_shared_new(ts3_alloc_libc(), 100, &shared));
-    CHECK_OK(ts3_pool_init(&pool, shared));
-    CHECK(sem_init(&first.begun, 0, 0) == 0 && sem_init(&first.go_on, 0, 0) == 0);
-    CHECK_OK(ts3_pool_start(&pool, 1));
-    ts3_pool_submit(&pool, &first.job, false);
-    sem_wait(&first.begun);
-    ts3_pool_submit(&pool, &second, false);
-    CHECK(!ts3_pool_withdraw(&pool, &first.job)); /* being run */
-    CHECK(ts3_pool_withdraw(&pool, &second));
-    CHECK(!ts3_pool_withdraw(&pool, &second));
-    sem_post(&first.go_on);
-    ts3_pool_stop(&pool);
-    CHECK(!ts3_pool_withdraw(&pool, &first.job)); /* finished */
-    struct ts3_link done;
-    ts3_list_init(&done);
-    ts3_pool_take(&pool, &done);
-    CHECK(ts3_list_pop(&done) == &first.job.link && ts3_list_empty(&done));
-    ts3_pool_free(&pool);
-    sem_destroy(&first.begun);
-    sem_destroy(&first.go_on);
-    ts3_shared_unref(shared);
-}
-
-struct long_job {
-    struct ts3_job job;
-    atomic_int steps;
-    const struct long_job *other; /* how far that was when this ran first, and last */
-    int seen_first, seen_last;
-    int left; /* steps, or for ever */
-};
-
-static bool run_long(struct ts3_job *job)
-{
-    struct long_job *mine = (struct long_job *)(void *)job;
-    mine->seen_last = mine->other != NULL ? atomic_load(&mine->other->steps) : 0;
-    if (atomic_fetch_add(&mine->steps, 1) == 0)
-        mine->seen_first = mine->seen_last;
-    return !atomic_load(&job->stop) && (mine->left < 0 || --mine->left > 0);
-}
-
-static void wait_for_steps(const struct long_job *job, int steps)
-{
-    while (atomic_load(&job->steps) < steps)
-        (void)usleep(100);
-}
-
-TEST(jobs_can_be_withdrawn_between_two_steps)
-{
-    struct ts3_shared *shared;
-    struct ts3_pool pool;
-    CHECK_OK(ts3_shared_new(ts3_alloc_libc(), 100, &shared));
-    CHECK_OK(ts3_pool_init(&pool, shared));
-    CHECK_OK(ts3_pool_start(&pool, 2));
-    for (int i = 0; i < 50; i++) {
-        struct long_job job = {.job = {.run = run_long}, .left = -1};
-        ts3_pool_submit(&pool, &job.job, false);
-        wait_for_steps(&job, 1 + i);
-        while (!ts3_pool_withdraw(&pool, &job.job))
-            continue;
-        int steps = atomic_load(&job.steps);
-        (void)usleep(200);
-        CHECK_INT(atomic_load(&job.steps), steps);
-    }
-    ts3_pool_stop(&pool);
-    CHECK(ts3_list_empty(&pool.done));
-    ts3_pool_free(&pool);
-    ts3_shared_unref(shared);
-}
-
-TEST(urgent_jobs_go_first_between_two_steps)
-{
-    struct ts3_shared *shared;
-    struct ts3_pool pool;
-    CHECK_OK(ts3_shared_new(ts3_alloc_libc(), 100, &shared));
-    CHECK_OK(ts3_pool_init(&pool, shared));
-    CHECK_OK(ts3_pool_start(&pool, 1));
-    struct long_job slow = {.job = {.run = run_long}, .left = -1};
-    ts3_pool_submit(&pool, &slow.job, false);
-    wait_for_steps(&slow, 10);
-    struct long_job urgent = {.job = {.run = run_long}, .left = 1000, .other = &slow};
-    struct long_job behind = {.job = {.run = run_long}, .left = 1, .other = &slow};
-    ts3_pool_submit(&pool, &behind.job, false);
-    ts3_pool_submit(&pool, &urgent.job, true);
-    wait_for_steps(&urgent, 1000);
-    CHECK_INT(urgent.seen_last, urgent.seen_first); /* it was not interrupted */
-    CHECK_INT(atomic_load(&behind.steps), 0);
-    atomic_store(&slow.job.stop, true);
-    ts3_pool_stop(&pool);
-    CHECK_INT(atomic_load(&behind.steps), 1); /* all were worked off */
-    ts3_pool_free(&pool);
     ts3_shared_unref(shared);
 }
