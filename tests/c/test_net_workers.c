@@ -13,6 +13,27 @@
 #include "net/ts3_worker.h"
 #include "ts3_test.h"
 
+enum { BODIES = 4, PART = 700 * 1024 + 11 };
+
+/* A pool whose threads are not started. */
+struct workers {
+    struct ts3_shared *shared;
+    struct ts3_pool pool;
+};
+
+static void open_pool(struct workers *here)
+{
+    CHECK_OK(ts3_shared_new(ts3_alloc_libc(), (size_t)BODIES * PART, &here->shared));
+    CHECK_OK(ts3_pool_init(&here->pool, here->shared));
+}
+
+/* After ts3_pool_stop. */
+static void close_pool(struct workers *here)
+{
+    ts3_pool_free(&here->pool);
+    ts3_shared_unref(here->shared);
+}
+
 struct held_job {
     struct ts3_job job;
     sem_t begun;
@@ -35,31 +56,28 @@ static bool never_run(struct ts3_job *job)
 
 TEST(jobs_that_nobody_has_begun_with_can_be_withdrawn)
 {
-    struct ts3_shared *shared;
-    struct ts3_pool pool;
+    struct workers here;
     struct held_job first = {.job = {.run = run_held}};
     struct ts3_job second = {.run = never_run};
-    CHECK_OK(ts3_shared_new(ts3_alloc_libc(), 100, &shared));
-    CHECK_OK(ts3_pool_init(&pool, shared));
+    open_pool(&here);
     CHECK(sem_init(&first.begun, 0, 0) == 0 && sem_init(&first.go_on, 0, 0) == 0);
-    CHECK_OK(ts3_pool_start(&pool, 1));
-    ts3_pool_submit(&pool, &first.job, false);
+    CHECK_OK(ts3_pool_start(&here.pool, 1));
+    ts3_pool_submit(&here.pool, &first.job, false);
     sem_wait(&first.begun);
-    ts3_pool_submit(&pool, &second, false);
-    CHECK(!ts3_pool_withdraw(&pool, &first.job)); /* being run */
-    CHECK(ts3_pool_withdraw(&pool, &second));
-    CHECK(!ts3_pool_withdraw(&pool, &second));
+    ts3_pool_submit(&here.pool, &second, false);
+    CHECK(!ts3_pool_withdraw(&here.pool, &first.job)); /* being run */
+    CHECK(ts3_pool_withdraw(&here.pool, &second));
+    CHECK(!ts3_pool_withdraw(&here.pool, &second));
     sem_post(&first.go_on);
-    ts3_pool_stop(&pool);
-    CHECK(!ts3_pool_withdraw(&pool, &first.job)); /* finished */
+    ts3_pool_stop(&here.pool);
+    CHECK(!ts3_pool_withdraw(&here.pool, &first.job)); /* finished */
     struct ts3_link done;
     ts3_list_init(&done);
-    ts3_pool_take(&pool, &done);
+    ts3_pool_take(&here.pool, &done);
     CHECK(ts3_list_pop(&done) == &first.job.link && ts3_list_empty(&done));
-    ts3_pool_free(&pool);
     sem_destroy(&first.begun);
     sem_destroy(&first.go_on);
-    ts3_shared_unref(shared);
+    close_pool(&here);
 }
 
 struct long_job {
@@ -87,25 +105,22 @@ static void wait_for_steps(const struct long_job *job, int steps)
 
 TEST(jobs_can_be_withdrawn_between_two_steps)
 {
-    struct ts3_shared *shared;
-    struct ts3_pool pool;
-    CHECK_OK(ts3_shared_new(ts3_alloc_libc(), 100, &shared));
-    CHECK_OK(ts3_pool_init(&pool, shared));
-    CHECK_OK(ts3_pool_start(&pool, 2));
+    struct workers here;
+    open_pool(&here);
+    CHECK_OK(ts3_pool_start(&here.pool, 2));
     for (int i = 0; i < 50; i++) {
         struct long_job job = {.job = {.run = run_long}, .left = -1};
-        ts3_pool_submit(&pool, &job.job, false);
+        ts3_pool_submit(&here.pool, &job.job, false);
         wait_for_steps(&job, 1 + i);
-        while (!ts3_pool_withdraw(&pool, &job.job))
+        while (!ts3_pool_withdraw(&here.pool, &job.job))
             continue;
         int steps = atomic_load(&job.steps);
         (void)usleep(200);
         CHECK_INT(atomic_load(&job.steps), steps);
     }
-    ts3_pool_stop(&pool);
-    CHECK(ts3_list_empty(&pool.done));
-    ts3_pool_free(&pool);
-    ts3_shared_unref(shared);
+    ts3_pool_stop(&here.pool);
+    CHECK(ts3_list_empty(&here.pool.done));
+    close_pool(&here);
 }
 
 /* Steps as run_long does, of several at once; the largest number of jobs in one call so far. */
@@ -130,61 +145,56 @@ static uint32_t idle_workers(struct ts3_pool *pool)
 
 TEST(jobs_that_gain_by_it_go_together)
 {
-    struct ts3_shared *shared;
-    struct ts3_pool pool;
-    CHECK_OK(ts3_shared_new(ts3_alloc_libc(), 100, &shared));
-    CHECK_OK(ts3_pool_init(&pool, shared));
-    CHECK_OK(ts3_pool_start(&pool, 2));
+    struct workers here;
+    open_pool(&here);
+    CHECK_OK(ts3_pool_start(&here.pool, 2));
     struct long_job job[TS3_POOL_PLACES + 1];
     atomic_store(&most_together, 0);
     for (size_t i = 0; i < TS3_POOL_TOGETHER; i++) {
         job[i] = (struct long_job){.job = {.run_together = run_long_together}, .left = -1};
-        ts3_pool_submit(&pool, &job[i].job, false);
+        ts3_pool_submit(&here.pool, &job[i].job, false);
         wait_for_steps(&job[i], 1);
     }
     while (atomic_load(&most_together) < TS3_POOL_TOGETHER)
         (void)usleep(100);
-    for (int tries = 0; idle_workers(&pool) != 1 && tries < 50000; tries++)
+    for (int tries = 0; idle_workers(&here.pool) != 1 && tries < 50000; tries++)
         (void)usleep(100); /* it may not have come to its first wait yet */
-    CHECK_INT(idle_workers(&pool), 1);
+    CHECK_INT(idle_workers(&here.pool), 1);
     /* More than one worker has places for, one that may wait for a disk, one of another kind, and an
      * urgent one: none waits for those that have no end. */
     for (size_t i = TS3_POOL_TOGETHER; i <= TS3_POOL_PLACES; i++) {
         job[i] = (struct long_job){.job = {.run_together = run_long_together}, .left = 10};
-        ts3_pool_submit(&pool, &job[i].job, false);
+        ts3_pool_submit(&here.pool, &job[i].job, false);
     }
     for (size_t i = TS3_POOL_TOGETHER; i <= TS3_POOL_PLACES; i++)
         wait_for_steps(&job[i], 10);
     struct long_job reads = {.job = {.run_together = run_long_together, .may_block = true},
                              .left = 10};
-    ts3_pool_submit(&pool, &reads.job, false);
+    ts3_pool_submit(&here.pool, &reads.job, false);
     wait_for_steps(&reads, 10);
     struct long_job other = {.job = {.run = run_long}, .left = 10};
-    ts3_pool_submit(&pool, &other.job, false);
+    ts3_pool_submit(&here.pool, &other.job, false);
     wait_for_steps(&other, 10);
     struct long_job urgent = {.job = {.run_together = run_long_together}, .left = 10};
-    ts3_pool_submit(&pool, &urgent.job, true);
+    ts3_pool_submit(&here.pool, &urgent.job, true);
     wait_for_steps(&urgent, 10);
-    while (!ts3_pool_withdraw(&pool, &job[1].job))
+    while (!ts3_pool_withdraw(&here.pool, &job[1].job))
         continue;
     int steps = atomic_load(&job[1].steps);
     wait_for_steps(&job[2], atomic_load(&job[2].steps) + 10);
     CHECK_INT(atomic_load(&job[1].steps), steps);
     atomic_store(&job[0].job.stop, true);
     atomic_store(&job[2].job.stop, true);
-    ts3_pool_stop(&pool);
-    CHECK_INT(pool.together, 0);
-    CHECK_INT(pool.places, 0);
-    ts3_pool_free(&pool);
-    ts3_shared_unref(shared);
+    ts3_pool_stop(&here.pool);
+    CHECK_INT(here.pool.together, 0);
+    CHECK_INT(here.pool.places, 0);
+    close_pool(&here);
 }
 
 TEST(a_job_joins_when_the_one_before_is_a_part_ahead)
 {
-    struct ts3_shared *shared;
-    struct ts3_pool pool;
-    CHECK_OK(ts3_shared_new(ts3_alloc_libc(), 100, &shared));
-    CHECK_OK(ts3_pool_init(&pool, shared));
+    struct workers here;
+    open_pool(&here);
     enum { STEPS = 300 };
     struct long_job job[TS3_POOL_TOGETHER];
     for (size_t i = 0; i < TS3_POOL_TOGETHER; i++) {
@@ -193,51 +203,46 @@ TEST(a_job_joins_when_the_one_before_is_a_part_ahead)
             .other = i > 0 ? &job[i - 1] : NULL,
             .left = STEPS,
         };
-        ts3_pool_submit(&pool, &job[i].job, false);
+        ts3_pool_submit(&here.pool, &job[i].job, false);
     }
-    CHECK_OK(ts3_pool_start(&pool, 1));
-    ts3_pool_stop(&pool);
+    CHECK_OK(ts3_pool_start(&here.pool, 1));
+    ts3_pool_stop(&here.pool);
     for (size_t i = 1; i < TS3_POOL_TOGETHER; i++)
         CHECK_INT(job[i].seen_first, STEPS / TS3_POOL_TOGETHER + 1);
     CHECK_INT(atomic_load(&job[TS3_POOL_TOGETHER - 1].steps), STEPS);
-    ts3_pool_free(&pool);
-    ts3_shared_unref(shared);
+    close_pool(&here);
 }
-
-enum { BODIES = 4, PART = 700 * 1024 + 11 };
 
 /* Regions of one file and one body from memory, at once. cold: as much of it as the kernel lets go of is
  * on the disk alone. */
 static void prepare_bodies(struct ts3_digest *digest, FILE *file, const unsigned char *content,
                            bool cold)
 {
-    struct ts3_shared *shared;
-    struct ts3_pool pool;
+    struct workers here;
     struct ts3_body body[BODIES];
-    CHECK_OK(ts3_shared_new(ts3_alloc_libc(), (size_t)BODIES * PART, &shared));
-    CHECK_OK(ts3_pool_init(&pool, shared));
-    CHECK_OK(ts3_pool_start(&pool, 2));
+    open_pool(&here);
+    CHECK_OK(ts3_pool_start(&here.pool, 2));
     if (cold)
         CHECK(posix_fadvise(fileno(file), 0, 0, POSIX_FADV_DONTNEED) == 0);
     for (size_t i = 0; i < BODIES; i++) {
         bool in_memory = i == 1;
-        ts3_body_init(&body[i], shared, digest, in_memory ? content + i * PART : NULL,
+        ts3_body_init(&body[i], here.shared, digest, in_memory ? content + i * PART : NULL,
                       in_memory ? -1 : dup(fileno(file)), i * PART, PART - 100 * i);
         body[i].want_sha256 = true;
-        CHECK_OK(ts3_body_prepare(&body[i], &pool, false));
+        CHECK_OK(ts3_body_prepare(&body[i], &here.pool, false));
         CHECK(body[i].working);
     }
     for (size_t ended = 0; ended < BODIES;) {
         struct ts3_link done, *link;
         ts3_list_init(&done);
-        ts3_pool_take(&pool, &done);
+        ts3_pool_take(&here.pool, &done);
         while ((link = ts3_list_pop(&done)) != NULL) {
             ts3_body_done(TS3_MEMBER(link, struct ts3_body, job));
             ended++;
         }
         (void)usleep(100);
     }
-    ts3_pool_stop(&pool);
+    ts3_pool_stop(&here.pool);
     for (size_t i = 0; i < BODIES; i++) {
         char expected[TS3_SHA256_HEX_BYTES];
         CHECK_OK(body[i].error);
@@ -246,8 +251,7 @@ static void prepare_bodies(struct ts3_digest *digest, FILE *file, const unsigned
         CHECK_STR(ts3_str_of(body[i].sha256), ts3_str_of(expected));
         ts3_body_free(&body[i]);
     }
-    ts3_pool_free(&pool);
-    ts3_shared_unref(shared);
+    close_pool(&here);
 }
 
 TEST(bodies_of_files_are_hashed_together_from_the_cache_and_from_the_disk)
@@ -273,56 +277,50 @@ TEST(bodies_of_files_are_hashed_together_from_the_cache_and_from_the_disk)
 /* Jobs come while workers fall asleep and wake up; none is forgotten. */
 TEST(no_job_is_left_lying)
 {
-    struct ts3_shared *shared;
-    struct ts3_pool pool;
+    struct workers here;
     enum { JOBS = 6 };
-    CHECK_OK(ts3_shared_new(ts3_alloc_libc(), 100, &shared));
-    CHECK_OK(ts3_pool_init(&pool, shared));
-    CHECK_OK(ts3_pool_start(&pool, 3));
+    open_pool(&here);
+    CHECK_OK(ts3_pool_start(&here.pool, 3));
     for (int round = 0; round < 3000; round++) {
         struct long_job job[JOBS];
         for (int i = 0; i < JOBS; i++) {
             job[i] = (struct long_job){.job = {.run = run_long}, .left = 1 + (round + i) % 3};
             if ((round >> i & 1) != 0)
                 job[i].job.run_together = run_long_together;
-            ts3_pool_submit(&pool, &job[i].job, (round + i) % 5 == 0);
+            ts3_pool_submit(&here.pool, &job[i].job, (round + i) % 5 == 0);
         }
         for (int ended = 0; ended < JOBS;) {
             struct ts3_link done;
             ts3_list_init(&done);
-            ts3_pool_take(&pool, &done);
+            ts3_pool_take(&here.pool, &done);
             while (ts3_list_pop(&done) != NULL)
                 ended++;
         }
     }
-    pthread_mutex_lock(&pool.mutex);
-    CHECK_INT(pool.together, 0);
-    pthread_mutex_unlock(&pool.mutex);
-    ts3_pool_stop(&pool);
-    ts3_pool_free(&pool);
-    ts3_shared_unref(shared);
+    pthread_mutex_lock(&here.pool.mutex);
+    CHECK_INT(here.pool.together, 0);
+    pthread_mutex_unlock(&here.pool.mutex);
+    ts3_pool_stop(&here.pool);
+    close_pool(&here);
 }
 
 TEST(urgent_jobs_go_first_between_two_steps)
 {
-    struct ts3_shared *shared;
-    struct ts3_pool pool;
-    CHECK_OK(ts3_shared_new(ts3_alloc_libc(), 100, &shared));
-    CHECK_OK(ts3_pool_init(&pool, shared));
-    CHECK_OK(ts3_pool_start(&pool, 1));
+    struct workers here;
+    open_pool(&here);
+    CHECK_OK(ts3_pool_start(&here.pool, 1));
     struct long_job slow = {.job = {.run = run_long}, .left = -1};
-    ts3_pool_submit(&pool, &slow.job, false);
+    ts3_pool_submit(&here.pool, &slow.job, false);
     wait_for_steps(&slow, 10);
     struct long_job urgent = {.job = {.run = run_long}, .left = 1000, .other = &slow};
     struct long_job behind = {.job = {.run = run_long}, .left = 1, .other = &slow};
-    ts3_pool_submit(&pool, &behind.job, false);
-    ts3_pool_submit(&pool, &urgent.job, true);
+    ts3_pool_submit(&here.pool, &behind.job, false);
+    ts3_pool_submit(&here.pool, &urgent.job, true);
     wait_for_steps(&urgent, 1000);
     CHECK_INT(urgent.seen_last, urgent.seen_first); /* it was not interrupted */
     CHECK_INT(atomic_load(&behind.steps), 0);
     atomic_store(&slow.job.stop, true);
-    ts3_pool_stop(&pool);
+    ts3_pool_stop(&here.pool);
     CHECK_INT(atomic_load(&behind.steps), 1); /* all were worked off */
-    ts3_pool_free(&pool);
-    ts3_shared_unref(shared);
+    close_pool(&here);
 }
