@@ -145,7 +145,8 @@ bench-million: venv
 	$(BIN)/python benchmarks/million.py $(MILLION)
 
 # Ours and the alternatives, in a virtualenv of their own: what they need must not decide what the package is tested with.
-# The second pycurl is built against the system's libcurl, which its wheel is not.
+# The second pycurl is built against the system's libcurl, which its wheel is not; and the second engine against the
+# libraries of that wheel.
 BENCH = $(VENV)-bench
 BENCH_PIP = $(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check
 bench-compare: packages
@@ -159,7 +160,11 @@ bench-compare: packages
 	test -d $(BENCH)/pycurl-system/pycurl || \
 	    $(BENCH_PIP) --no-binary pycurl --no-deps --target $(BENCH)/pycurl-system pycurl || \
 	    echo "bench-compare: pycurl cannot be built here"
-	BENCH_PYCURL_SYSTEM=$(BENCH)/pycurl-system $(BENCH)/bin/python benchmarks/compare.py $(COMPARE)
+	rm -rf build/lib* build/bdist* $(BENCH)/newer
+	PYTHONPATH=benchmarks $(BENCH)/bin/python -m contest.newer $(BENCH)/newer || \
+	    echo "bench-compare: no engine with the libraries of pycurl's wheel"
+	rm -rf build/lib* build/bdist*
+	BENCH_PYCURL_SYSTEM=$(BENCH)/pycurl-system BENCH_NEWER=$(BENCH)/newer $(BENCH)/bin/python benchmarks/compare.py $(COMPARE)
 
 clean:
 	rm -rf $(VENV) $(VENV)-bench $(VENV)-debug build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis _trial_temp*

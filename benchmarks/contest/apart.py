@@ -15,17 +15,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Generator
+from pathlib import Path
 from typing import Any, Callable
 
 from twisted.internet.defer import Deferred, inlineCallbacks, maybeDeferred
 from twisted.internet.task import react
 
-from contest import pycurls
+from contest import newer, pycurls
 from contest.load import Contender, Load, Payload, Site
 from contest.others import AwsCrt, Boto3, Minio, Obstore
 from contest.ours import Deferreds, Drained
 from contest.server import HERE
 from contest.timing import Spent
+from tahoe_s3 import _native
 
 END_S = 20
 """How long a contender may take to close what it has."""
@@ -47,26 +49,30 @@ OTHERS: dict[str, Maker] = {
 """`signed` is asked of those that let one choose."""
 
 
-def environment() -> dict[str, str]:
-    """Of a process that runs a module of this package."""
-    paths = [str(HERE), *[path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]]
+def environment(first: Path | None = None) -> dict[str, str]:
+    """Of a process that runs a module of this package, and looks for others in `first` before all else."""
+    told = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    paths = [*([str(first)] if first else []), str(HERE), *[path for path in told if path]]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 class Apart:
-    """The contender of a kind, here. ImportError where it is not installed."""
+    """The contender of a kind, here. ImportError where it is not installed. `on_newer`: one of ours, from the package
+    in newer.folder()."""
 
-    def __init__(self, kind: str, site: Site, *, signed: bool) -> None:
+    def __init__(self, kind: str, site: Site, *, signed: bool, on_newer: bool = False) -> None:
         self.ours = kind in OURS
+        self.on_newer = on_newer
         self._process = subprocess.Popen(
             [sys.executable, "-m", "contest.apart", kind, site.url, site.ca_file or "", "signed" if signed else ""],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment(),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env=environment(newer.folder() if on_newer else None),
         )
         told = self._hear()
         if "missing" in told:
             self.close()
             raise ImportError(told["missing"])
-        self.name: str = told["name"]
+        self.name: str = f"{newer.NAMES_OF_OURS[kind]}, libcurl {told['libcurl']}" if on_newer else told["name"]
         self.payload: Payload = told["payload"]
 
     def _hear(self) -> dict[str, Any]:
@@ -107,7 +113,7 @@ def _serve(reactor: Any, kind: str, site: Site, signed: bool) -> Generator[Defer
     except ImportError as error:
         _say(missing=str(error))
         return
-    _say(name=contender.name, payload=contender.payload)
+    _say(name=contender.name, payload=contender.payload, libcurl=_native.LIBCURL_VERSION)
     for line in sys.stdin:
         *what, count = json.loads(line)
         wall_s, cpu_s = time.perf_counter(), time.process_time()

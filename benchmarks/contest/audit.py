@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from contest.entrants import BARE, bare_ways, others, ours
+from contest.entrants import BARE, bare_ways, others, ours, ours_on_newer
 from contest.load import Contender, Load
 from contest.server import NullServer
 
@@ -25,7 +25,7 @@ def _ask(contender: Contender, server: NullServer) -> None:
     try:
         contender.run(LOAD, PUTS)
     except Exception as error:  # the others' turn comes all the same
-        print(f"  {contender.name:<31}DID NOT WORK: {type(error).__name__}: {error}")
+        print(f"  {contender.name:<33}DID NOT WORK: {type(error).__name__}: {error}")
         return
     seen = _seen(before, server.stats())
     own = 1  # the connection that asks for the counters
@@ -33,7 +33,7 @@ def _ask(contender: Contender, server: NullServer) -> None:
     further = [word for name, word in FURTHER.items() if name in seen]
     ciphers = sorted(name for name in seen if name.startswith(("TLS_", "ECDHE")))
     wrong = "" if kinds == [contender.payload] else f"   NOT {contender.payload} AS THE ROWS SAY"
-    print(f"  {contender.name:<31}{'+'.join(kinds):<11}{', '.join(further) or '-':<24}"
+    print(f"  {contender.name:<33}{'+'.join(kinds):<11}{', '.join(further) or '-':<24}"
           f"{seen.get('connections', own) - own:>11}  {', '.join(ciphers) or '-'}{wrong}", flush=True)
 
 
@@ -41,8 +41,8 @@ def audit(folder: Path, server: NullServer) -> None:
     """PUTs of 1 MB, two in flight, of everyone, on this server."""
     print(f"\nWhat a PUT says of its payload, over {'TLS' if server.site.https else 'plain HTTP'}   "
           f"[{PUTS} of 1 MB, 2 in flight]")
-    print(f"  {'':<31}{'payload':<11}{'further sums':<24}{'connections':>11}  cipher")
-    mine = ours(server.site)
+    print(f"  {'':<33}{'payload':<11}{'further sums':<24}{'connections':>11}  cipher")
+    mine = [*ours(server.site), *ours_on_newer(server.site)]
     rest = others(server.site)
     if server.site.https:
         mine += ours(server.site, signed=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from contest import newer
 from contest.apart import OTHERS, OURS, Apart
 from contest.load import Site
 from contest.server import BareCurl
@@ -36,6 +37,20 @@ def ours(site: Site, *, signed: bool = True) -> list[Apart]:
     return [Apart(kind, site, signed=signed) for kind in OURS]
 
 
+def ours_on_newer(site: Site, *, signed: bool = True) -> list[Apart]:
+    """The same with pycurl's libraries; none where the package was not built so."""
+    if newer.folder() is None:
+        _leave_out("ours on a newer libcurl", f"{newer.FOLDER_VARIABLE} names no folder with it")
+        return []
+    return [Apart(kind, site, signed=signed, on_newer=True) for kind in OURS]
+
+
+def _leave_out(kind: str, why: str) -> None:
+    if kind not in _told:
+        print(f"LEFT OUT: {kind} ({why}); make bench-compare installs it", flush=True)
+    _told.add(kind)
+
+
 def others(site: Site, *, signed: bool = True) -> list[Apart]:
     """All that can be imported."""
     found: list[Apart] = []
@@ -43,7 +58,5 @@ def others(site: Site, *, signed: bool = True) -> list[Apart]:
         try:
             found.append(Apart(kind, site, signed=signed))
         except ImportError as error:
-            if kind not in _told:
-                print(f"LEFT OUT: {kind} ({error}); make bench-compare installs it", flush=True)
-            _told.add(kind)
+            _leave_out(kind, str(error))
     return found

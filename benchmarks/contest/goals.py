@@ -16,10 +16,12 @@ from collections.abc import Iterable
 from typing import Callable, NamedTuple, Optional
 
 from contest.entrants import BARE, FRESH, HASH_ALONE, HASHED, HEADED, HEADED_HOP, HOP, PERFORM, is_yardstick
+from contest.newer import NAMES_OF_OURS
 from contest.timing import Entrant, Row, quartiles, ratios, told
 
 DRAINED = "ours, submit and drain"
 DEFERREDS = "ours, Deferreds"
+NEWER = {DRAINED: NAMES_OF_OURS["drained"], DEFERREDS: NAMES_OF_OURS["deferreds"]}
 ONE_SLOWER = 1.15
 """How much longer one request at a time may take than bare libcurl with a thread hop."""
 CPU_MORE = 1.10
@@ -101,6 +103,19 @@ def ahead(row: Row, ours: str, *, payload: str = "", refer: Referring | None = N
     return made
 
 
+def _begins(row: Row, words: str) -> str:
+    """The line of those that sign by their own means or not at all whose name begins so; the words where none does."""
+    return next((one.name for one in row.able() if one.name.startswith(words) and "SIGV4" not in one.name), words)
+
+
+def alike(row: Row, *ours: str) -> list[Outcome]:
+    """Ours is ahead of pycurl on the same libcurl: the system's, and that of pycurl's wheel."""
+    pairs = [pair for name in ours
+             for pair in ((name, "pycurl, system "), (f"{NEWER[name]}, libcurl ", "pycurl, wheel "))]
+    return [at_least(row, _begins(row, mine), [_begins(row, theirs)], 1.0, ", on the same libcurl")
+            for mine, theirs in pairs]
+
+
 def cpu_within(row: Row, ours: str, bare: str, *, hashing: str | None = None) -> Outcome:
     """CPU seconds a GB: at most CPU_MORE times the yardstick's, after those of hashing were taken off where a line
     for it is given."""
@@ -128,6 +143,7 @@ def _small(row: Row) -> list[Outcome]:
         at_least(row, DEFERREDS, ["boto3 (botocore)"], 15),
         at_least(row, DEFERREDS, ["obstore"], 1.5),
         *ahead(row, DEFERREDS, refer=_bare(HEADED)),
+        *alike(row, DEFERREDS),
         at_least(row, DRAINED, [BARE, PERFORM], 0.75, refer=_bare(HEADED)),
         at_least(row, DRAINED, [HEADED], 0.75),
     ]
@@ -135,7 +151,7 @@ def _small(row: Row) -> list[Outcome]:
 
 def _latency(row: Row) -> list[Outcome]:
     hops = [at_least(row, DRAINED, [name], 1 / ONE_SLOWER) for name in (HOP, HEADED_HOP)]
-    return [*hops, *ahead(row, DRAINED, refer=_bare(HEADED_HOP))]
+    return [*hops, *ahead(row, DRAINED, refer=_bare(HEADED_HOP)), *alike(row, DRAINED)]
 
 
 def _get_stream(row: Row) -> list[Outcome]:
@@ -155,7 +171,8 @@ def _put_stream(row: Row) -> list[Outcome]:
 def _put_unsigned(row: Row) -> list[Outcome]:
     made = [at_least(row, name, [BARE], 0.95) for name in (DRAINED, DEFERREDS)]
     made += [cpu_within(row, name, BARE) for name in (DRAINED, DEFERREDS)]
-    return [*made, *ahead(row, DRAINED, refer=_bare(BARE)), *ahead(row, DEFERREDS, refer=_bare(BARE))]
+    made += [*ahead(row, DRAINED, refer=_bare(BARE)), *ahead(row, DEFERREDS, refer=_bare(BARE))]
+    return [*made, *alike(row, DRAINED, DEFERREDS)]
 
 
 def _tls_put(row: Row) -> list[Outcome]:

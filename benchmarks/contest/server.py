@@ -2,11 +2,13 @@
 """The programs in C: builds them, runs the null server, and bare libcurl as a contender."""
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import ssl
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from urllib.request import urlopen
@@ -69,6 +71,20 @@ class NullServer:
         self.process.wait(START_S)
         if self.process.stdout is not None:
             self.process.stdout.close()
+
+    @contextmanager
+    def on_a_core_of_its_own(self) -> Generator[None, None, None]:
+        """The last core is the server's; processes that are started meanwhile have the others. Where there is only
+        one, all share it."""
+        cores = sorted(os.sched_getaffinity(0))
+        own, rest = cores[-1:], cores[:-1] or cores
+        os.sched_setaffinity(self.process.pid, own)
+        os.sched_setaffinity(0, rest)
+        try:
+            yield
+        finally:
+            os.sched_setaffinity(0, cores)
+            os.sched_setaffinity(self.process.pid, cores)
 
     def fetch(self, path: str) -> bytes:
         with urlopen(self.url + path, timeout=START_S, context=self._context) as answer:

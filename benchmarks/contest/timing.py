@@ -34,13 +34,14 @@ Turn = Callable[[int], Optional[Spent]]
 class Entrant:
     """One line of a row. `rates` are things a second, `cpu` CPU seconds a thing, and `busy` the part of the time that
     the null server's thread was running, one of each for every round. `note` is printed behind the name. `signs`:
-    it is a client of S3, whose requests are signed."""
+    it is a client of S3, whose requests are signed. `heads`: the row has a column for it."""
 
     name: str
     turn: Turn
     ours: bool = False
     note: str = ""
     signs: bool = True
+    heads: bool = False
     count: int = 0
     rates: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
@@ -145,17 +146,17 @@ def _line(row: Row, entrant: Entrant, also: list[Entrant]) -> str:
     cpu = f"{statistics.median(entrant.cpu) * 1000 / row.scale:.2f}" if streams else ""
     busy = f"{statistics.median(entrant.busy):.0%}" if row.server_cpu_s else ""
     against = "".join(f"{told(ratios(one, entrant)) if one is not entrant else '':>26}" for one in also)
-    return f"  {entrant.name:<31}{entrant.note:<9}{told(values):>30}{cpu:>9}{busy:>7}{against}".rstrip()
+    return f"  {entrant.name:<33}{entrant.note:<9}{told(values):>30}{cpu:>9}{busy:>7}{against}".rstrip()
 
 
 def show(row: Row, rounds: int) -> None:
-    also = [one for one in row.able() if one.ours]
+    also = [one for one in row.able() if one.heads]
     print(f"\n{row.title}   [{row.unit}; median (quartiles) of {rounds} rounds]")
     cpu, busy = "CPU s/GB" if row.unit == "MB/s" else "", "server" if row.server_cpu_s else ""
     heads = "".join(f"{'x ' + one.name:>26}" for one in also)
-    print(f"  {'':<31}{'':<9}{'':>30}{cpu:>9}{busy:>7}{heads}")
+    print(f"  {'':<33}{'':<9}{'':>30}{cpu:>9}{busy:>7}{heads}")
     for entrant in row.entrants:
         if entrant.broken:
-            print(f"  {entrant.name:<31}DID NOT WORK: {entrant.broken}")
+            print(f"  {entrant.name:<33}DID NOT WORK: {entrant.broken}")
         else:
             print(_line(row, entrant, also), flush=True)

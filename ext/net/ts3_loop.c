@@ -483,6 +483,7 @@ static int look(struct ts3_loop *loop, struct epoll_event *events, int64_t until
 {
     int count;
     do {
+        ts3_nap_let_others(&loop->nap);
         count = epoll_wait(loop->epoll_fd, events, LOOP_EVENTS, 0);
     } while (count == 0 && !atomic_load(&loop->shared->posted) && real_us() < until_us);
     return count;

@@ -17,7 +17,13 @@ void ts3_nap_init(struct ts3_nap *nap)
 
 int64_t ts3_nap_awake_us(const struct ts3_nap *nap, uint32_t active)
 {
-    return active <= 1 && !nap->one_core && nap->in_a_row >= TS3_NAP_IN_A_ROW ? TS3_NAP_AWAKE_US : 0;
+    return active <= 1 && nap->in_a_row >= TS3_NAP_IN_A_ROW ? TS3_NAP_AWAKE_US : 0;
+}
+
+void ts3_nap_let_others(const struct ts3_nap *nap)
+{
+    if (nap->one_core)
+        (void)sched_yield();
 }
 
 void ts3_nap_note(struct ts3_nap *nap, uint32_t active, int64_t waited_us)

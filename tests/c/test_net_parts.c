@@ -3,7 +3,9 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
+#include <pthread.h>
 #include <sched.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -65,8 +67,6 @@ TEST(short_waits_in_a_row_keep_awake)
     CHECK_INT(ts3_nap_awake_us(&nap, 2), 0);
     ts3_nap_note(&nap, 1, 0);
     CHECK_INT(ts3_nap_awake_us(&nap, 1), TS3_NAP_AWAKE_US);
-    nap.one_core = true;
-    CHECK_INT(ts3_nap_awake_us(&nap, 1), 0);
 }
 
 TEST(a_longer_wait_or_more_to_do_ends_it)
@@ -88,6 +88,26 @@ TEST(a_longer_wait_or_more_to_do_ends_it)
     }
 }
 
+static void *on_the_same_core(void *arg)
+{
+    atomic_bool *ran = arg;
+    atomic_store(ran, true);
+    return NULL;
+}
+
+/* Within a time in which nobody would have been made to give up the core. */
+static bool others_have_run(const struct ts3_nap *nap)
+{
+    atomic_bool ran = false;
+    pthread_t thread;
+    CHECK(pthread_create(&thread, NULL, on_the_same_core, &ran) == 0);
+    for (int i = 0; i < 1000 && !atomic_load(&ran); i++)
+        ts3_nap_let_others(nap);
+    bool in_time = atomic_load(&ran);
+    CHECK(pthread_join(thread, NULL) == 0);
+    return in_time;
+}
+
 TEST(whether_there_is_one_core)
 {
     cpu_set_t all, one;
@@ -102,6 +122,7 @@ TEST(whether_there_is_one_core)
     CHECK(sched_setaffinity(0, sizeof one, &one) == 0);
     ts3_nap_init(&nap);
     CHECK(nap.one_core);
+    CHECK(others_have_run(&nap));
     CHECK(sched_setaffinity(0, sizeof all, &all) == 0);
 }
 
