@@ -143,7 +143,7 @@ def _small(row: Row) -> list[Outcome]:
         at_least(row, DEFERREDS, ["boto3 (botocore)"], 15),
         at_least(row, DEFERREDS, ["obstore"], 1.5),
         *ahead(row, DEFERREDS, refer=_bare(HEADED)),
-        *alike(row, DEFERREDS),
+        *alike(row, DRAINED, DEFERREDS),
         at_least(row, DRAINED, [BARE, PERFORM], 0.75, refer=_bare(HEADED)),
         at_least(row, DRAINED, [HEADED], 0.75),
     ]

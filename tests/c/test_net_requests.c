@@ -16,7 +16,6 @@
 #include "net/ts3_schedule.h"
 #include "test_net_server.h"
 
-
 static const struct net_step ok_only[] = {{OK_EMPTY, NET_KEEP}};
 
 static struct ts3_request_spec spec_of(enum ts3_method method, const char *key)
