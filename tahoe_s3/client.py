@@ -210,21 +210,35 @@ class S3Client:
                                         event.modified_s or 0),
                 self._too_long, errbackArgs=(key, expect_etag, priority, deadline_s),
             )
-        download = self.get_window(key, offset=offset, length=length, expect_etag=expect_etag, priority=priority,
-                                   deadline_s=deadline_s, whole=True)
-        result: Deferred[GetResult] = Deferred(lambda _d: download.cancel())
+        self._check_range(key, offset, length)
+        call = self._transfers.request(
+            "GetObject", "GET", key, native_key=self._prefix + key, priority=priority, deadline_s=deadline_s,
+            window_bytes=length, whole=True, attempts=self._attempts, offset=offset, expect_etag=expect_etag,
+        )
+        return call.deferred.addCallbacks(self._arrived, self._broke_off, callbackArgs=(call,), errbackArgs=(call,))
 
-        def arrived(info: ObjectInfo) -> None:
-            data = download.read(0, download.ready)
-            download.close()
-            result.callback(GetResult(data, info.etag, info.size, info.modified_s))
+    def _check_range(self, key: str, offset: int, length: int) -> None:
+        if not key or offset < 0 or not 0 < length <= self._budget_bytes:
+            raise ValueError(f"{length} bytes from {offset} of {key!r} cannot be asked for")
 
-        def failed(failure: TwistedFailure) -> None:
-            download.close()
-            result.errback(failure)
+    def _arrived(self, event: Event, call: Call) -> GetResult:
+        """What is in the call's window, whose memory goes back."""
+        if call.window is None:
+            raise TypeError("a request without a window has ended as if it had one")
+        try:
+            data = call.window.read(0, call.window.ready)
+        finally:
+            self._give_back(call)
+        return GetResult(data, event.etag or "", event.size or 0, event.modified_s or 0)
 
-        download.when_done().addCallback(arrived).addErrback(failed)
-        return result
+    def _broke_off(self, failure: TwistedFailure, call: Call) -> TwistedFailure:
+        self._give_back(call)
+        return failure
+
+    def _give_back(self, call: Call) -> None:
+        if call.window is not None:
+            call.window.close()
+            self._transfers.submit_waiting()
 
     def _too_long(
         self, failure: TwistedFailure, key: str, expect_etag: str | None, priority: Priority,
@@ -249,21 +263,19 @@ class S3Client:
 
     def get_window(
         self, key: str, *, offset: int, length: int, expect_etag: str | None = None, priority: Priority = 1,
-        deadline_s: float | None = None, whole: bool = False,
+        deadline_s: float | None = None,
     ) -> Download:
-        """GetObject of `length` bytes from `offset` into C memory, readable while it still arrives. `whole`: as in
-        Engine.window().
+        """GetObject of `length` bytes from `offset` into C memory, readable while it still arrives.
 
         Returns at once, also while it waits for memory. The caller must close() the Download. Never raises for
         the service's sake; errors come through when_ready() and when_done().
         """
-        if not key or offset < 0 or not 0 < length <= self._budget_bytes:
-            raise ValueError(f"{length} bytes from {offset} of {key!r} cannot be asked for")
+        self._check_range(key, offset, length)
 
         def start(progress: Callable[[Call], None]) -> Call:
             return self._transfers.request(
                 "GetObject", "GET", key, native_key=self._prefix + key, priority=priority, deadline_s=deadline_s,
-                window_bytes=length, whole=whole, on_progress=progress, attempts=self._attempts, offset=offset,
+                window_bytes=length, on_progress=progress, attempts=self._attempts, offset=offset,
                 expect_etag=expect_etag,
             )
 
