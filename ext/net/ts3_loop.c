@@ -175,9 +175,19 @@ static int64_t phase_limit_us(const struct ts3_loop *loop, const struct ts3_requ
     return (int64_t)request->stall_ms * 1000;
 }
 
+void ts3_loop_streams(struct ts3_loop *loop, struct ts3_request *request, bool streams)
+{
+    if (streams && !request->streams)
+        loop->streaming++;
+    else if (!streams && request->streams)
+        loop->streaming--;
+    request->streams = streams;
+}
+
 void ts3_loop_phase(struct ts3_loop *loop, struct ts3_request *request, enum ts3_phase phase)
 {
     request->phase = phase;
+    ts3_loop_streams(loop, request, phase == TS3_PHASE_SEND || phase == TS3_PHASE_RECEIVE);
     request->progress_us = loop->now_us;
     request->unsent_bytes = -1;
     int64_t limit_us = phase_limit_us(loop, request);
@@ -493,7 +503,8 @@ static int look(struct ts3_loop *loop, struct epoll_event *events, int64_t until
 static int await_events(struct ts3_loop *loop, struct epoll_event *events, int64_t *now_us)
 {
     int64_t begun_us = real_us();
-    int64_t awake_us = ts3_nap_awake_us(&loop->nap, loop->active);
+    bool quiet = loop->active <= 1 && loop->streaming == 0;
+    int64_t awake_us = ts3_nap_awake_us(&loop->nap, quiet);
     int count = awake_us > 0 ? look(loop, events, begun_us + awake_us) : 0;
     if (count == 0) {
         bool posted = ts3_shared_sleep(loop->shared);
@@ -501,7 +512,7 @@ static int await_events(struct ts3_loop *loop, struct epoll_event *events, int64
             epoll_wait(loop->epoll_fd, events, LOOP_EVENTS, sleep_ms(loop, posted || loop->hurry));
     }
     *now_us = real_us();
-    ts3_nap_note(&loop->nap, loop->active, *now_us - begun_us);
+    ts3_nap_note(&loop->nap, quiet, *now_us - begun_us);
     return count > 0 ? count : 0; /* EINTR; there is no other reason for this descriptor */
 }
 

@@ -53,6 +53,7 @@ struct ts3_loop {
     size_t ended_count;
     uint32_t places;                             /* max_connections */
     uint32_t active;                             /* in libcurl's hands */
+    uint32_t streaming;                          /* of these, in the middle of a body */
     uint32_t connecting;                         /* of those, without a connection yet */
     size_t body_bytes;                           /* of the budget, held by bodies */
     struct ts3_signing signing;
@@ -93,6 +94,8 @@ void *ts3_loop_main(void *loop);
 
 /* Sees to it that no idle connection has unread input, to the best of what can be known. */
 void ts3_loop_look(struct ts3_loop *loop);
+/* Counts the request among those in the middle of a body, or no more. */
+void ts3_loop_streams(struct ts3_loop *loop, struct ts3_request *request, bool streams);
 /* Begins a phase of the active attempt, with its timer. */
 void ts3_loop_phase(struct ts3_loop *loop, struct ts3_request *request, enum ts3_phase phase);
 /* Puts a request (in no queue) where its next attempt starts from: at once, or after a delay. */

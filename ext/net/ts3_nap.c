@@ -15,9 +15,9 @@ void ts3_nap_init(struct ts3_nap *nap)
     nap->one_core = sched_getaffinity(0, sizeof cores, &cores) == 0 && CPU_COUNT(&cores) < 2;
 }
 
-int64_t ts3_nap_awake_us(const struct ts3_nap *nap, uint32_t active)
+int64_t ts3_nap_awake_us(const struct ts3_nap *nap, bool quiet)
 {
-    return active <= 1 && nap->in_a_row >= TS3_NAP_IN_A_ROW ? TS3_NAP_AWAKE_US : 0;
+    return quiet && nap->in_a_row >= TS3_NAP_IN_A_ROW ? TS3_NAP_AWAKE_US : 0;
 }
 
 void ts3_nap_let_others(const struct ts3_nap *nap)
@@ -26,9 +26,9 @@ void ts3_nap_let_others(const struct ts3_nap *nap)
         (void)sched_yield();
 }
 
-void ts3_nap_note(struct ts3_nap *nap, uint32_t active, int64_t waited_us)
+void ts3_nap_note(struct ts3_nap *nap, bool quiet, int64_t waited_us)
 {
-    if (active > 1 || waited_us > TS3_NAP_SHORT_US)
+    if (!quiet || waited_us > TS3_NAP_SHORT_US)
         nap->in_a_row = 0;
     else if (nap->in_a_row < TS3_NAP_IN_A_ROW)
         nap->in_a_row++;

@@ -4,10 +4,11 @@
  * To be woken costs as much as a small request to a service on the same machine or next to it, and
  * each has two wakes: for its answer, and for the next request of a caller who goes on from there.
  * So where one wait after another is as short as that, with no more than one transfer under way,
- * the loop stays awake for as long as such a wait takes.  On one core, who is waited for may need
- * it, and gets it between two looks.  Services that are farther away and callers who pause never
- * see any of it: one longer wait ends it, as where others want the core, until some shorter ones in
- * a row have begun it again.
+ * the loop stays awake for as long as such a wait takes; but not in the middle of a body, where
+ * waits are as short and it would only look and look (a sixth of the processor time of streaming).
+ * On one core, who is waited for may need it, and gets it between two looks.  Services that are
+ * farther away and callers who pause never see any of it: one longer wait ends it, as where others
+ * want the core, until some shorter ones in a row have begun it again.
  *
  * Owner: the loop.  Thread: the loop's.  Errors: none. */
 #ifndef TS3_NAP_H
@@ -26,11 +27,12 @@ struct ts3_nap {
 };
 
 void ts3_nap_init(struct ts3_nap *nap);
-/* For how many microseconds the next wait is to begin awake; active: transfers under way. */
-int64_t ts3_nap_awake_us(const struct ts3_nap *nap, uint32_t active);
+/* For how many microseconds the next wait is to begin awake; quiet: no more than one transfer is
+ * under way, and not in the middle of a body. */
+int64_t ts3_nap_awake_us(const struct ts3_nap *nap, bool quiet);
 /* To be called between two looks. */
 void ts3_nap_let_others(const struct ts3_nap *nap);
 /* How long a wait was. */
-void ts3_nap_note(struct ts3_nap *nap, uint32_t active, int64_t waited_us);
+void ts3_nap_note(struct ts3_nap *nap, bool quiet, int64_t waited_us);
 
 #endif

@@ -59,32 +59,31 @@ TEST(short_waits_in_a_row_keep_awake)
 {
     struct ts3_nap nap = {0};
     for (int i = 0; i < TS3_NAP_IN_A_ROW; i++) {
-        CHECK_INT(ts3_nap_awake_us(&nap, 1), 0);
-        ts3_nap_note(&nap, (uint32_t)(i % 2), TS3_NAP_SHORT_US);
+        CHECK_INT(ts3_nap_awake_us(&nap, true), 0);
+        ts3_nap_note(&nap, true, TS3_NAP_SHORT_US);
     }
-    CHECK_INT(ts3_nap_awake_us(&nap, 0), TS3_NAP_AWAKE_US);
-    CHECK_INT(ts3_nap_awake_us(&nap, 1), TS3_NAP_AWAKE_US);
-    CHECK_INT(ts3_nap_awake_us(&nap, 2), 0);
-    ts3_nap_note(&nap, 1, 0);
-    CHECK_INT(ts3_nap_awake_us(&nap, 1), TS3_NAP_AWAKE_US);
+    CHECK_INT(ts3_nap_awake_us(&nap, true), TS3_NAP_AWAKE_US);
+    CHECK_INT(ts3_nap_awake_us(&nap, false), 0);
+    ts3_nap_note(&nap, true, 0);
+    CHECK_INT(ts3_nap_awake_us(&nap, true), TS3_NAP_AWAKE_US);
 }
 
 TEST(a_longer_wait_or_more_to_do_ends_it)
 {
     static const struct {
-        uint32_t active;
+        bool quiet;
         int64_t waited_us;
-    } ends[] = {{1, TS3_NAP_SHORT_US + 1}, {0, 60000000}, {2, 1}};
+    } ends[] = {{true, TS3_NAP_SHORT_US + 1}, {true, 60000000}, {false, 1}};
     for (size_t i = 0; i < sizeof ends / sizeof *ends; i++) {
         struct ts3_nap nap = {0};
         for (int j = 0; j < 2 * TS3_NAP_IN_A_ROW; j++)
-            ts3_nap_note(&nap, 1, 10);
-        ts3_nap_note(&nap, ends[i].active, ends[i].waited_us);
+            ts3_nap_note(&nap, true, 10);
+        ts3_nap_note(&nap, ends[i].quiet, ends[i].waited_us);
         for (int j = 0; j < TS3_NAP_IN_A_ROW; j++) {
-            CHECK_INT(ts3_nap_awake_us(&nap, 1), 0);
-            ts3_nap_note(&nap, 1, 10);
+            CHECK_INT(ts3_nap_awake_us(&nap, true), 0);
+            ts3_nap_note(&nap, true, 10);
         }
-        CHECK_INT(ts3_nap_awake_us(&nap, 1), TS3_NAP_AWAKE_US);
+        CHECK_INT(ts3_nap_awake_us(&nap, true), TS3_NAP_AWAKE_US);
     }
 }
 

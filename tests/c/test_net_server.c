@@ -12,6 +12,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "net/ts3_engine_priv.h"
+
 __attribute__((constructor)) static void set_up_libraries(void)
 {
     curl_global_init(CURL_GLOBAL_ALL);
@@ -320,6 +322,7 @@ void net_engine_free(struct net_engine *net)
     CHECK_INT(stats.budget_used_bytes, 0);
     CHECK_INT(stats.queued, 0);
     CHECK_INT(stats.in_flight, 0);
+    CHECK_INT(net->engine->loop.streaming, 0);
     ts3_engine_free(net->engine);
 }
 
