@@ -104,7 +104,7 @@ def ahead(row: Row, ours: str, *, payload: str = "", refer: Referring | None = N
 
 
 def _begins(row: Row, words: str) -> str:
-    """The line of those that sign by their own means or not at all whose name begins so; the words where none does."""
+    """The name of the line that begins so, of pycurl's the one that does not sign; the words where there is none."""
     return next((one.name for one in row.able() if one.name.startswith(words) and "SIGV4" not in one.name), words)
 
 
