@@ -183,9 +183,8 @@ enum ts3_err ts3_attempt_start(struct ts3_loop *loop, struct ts3_request *reques
 void ts3_attempt_stop(struct ts3_loop *loop, struct ts3_request *request)
 {
     struct ts3_slot *slot = request->slot;
-    ts3_timers_clear(&loop->timers, &request->phase_alarm.timer);
+    ts3_loop_no_phase(loop, request);
     ts3_turn_leave(slot);
-    ts3_loop_streams(loop, request, false);
     (void)curl_multi_remove_handle(loop->multi, slot->easy);
     ts3_sockets_rest(&loop->sockets, slot->fd, slot);
     if (!slot->connected)

@@ -175,19 +175,28 @@ static int64_t phase_limit_us(const struct ts3_loop *loop, const struct ts3_requ
     return (int64_t)request->stall_ms * 1000;
 }
 
-void ts3_loop_streams(struct ts3_loop *loop, struct ts3_request *request, bool streams)
+/* In the middle of a body. */
+static bool streams(const struct ts3_request *request)
 {
-    if (streams && !request->streams)
-        loop->streaming++;
-    else if (!streams && request->streams)
-        loop->streaming--;
-    request->streams = streams;
+    return request->phase == TS3_PHASE_SEND || request->phase == TS3_PHASE_RECEIVE;
+}
+
+static void set_phase(struct ts3_loop *loop, struct ts3_request *request, enum ts3_phase phase)
+{
+    loop->streaming -= streams(request);
+    request->phase = phase;
+    loop->streaming += streams(request);
+}
+
+void ts3_loop_no_phase(struct ts3_loop *loop, struct ts3_request *request)
+{
+    ts3_timers_clear(&loop->timers, &request->phase_alarm.timer);
+    set_phase(loop, request, TS3_PHASE_CONNECT);
 }
 
 void ts3_loop_phase(struct ts3_loop *loop, struct ts3_request *request, enum ts3_phase phase)
 {
-    request->phase = phase;
-    ts3_loop_streams(loop, request, phase == TS3_PHASE_SEND || phase == TS3_PHASE_RECEIVE);
+    set_phase(loop, request, phase);
     request->progress_us = loop->now_us;
     request->unsent_bytes = -1;
     int64_t limit_us = phase_limit_us(loop, request);

@@ -94,10 +94,10 @@ void *ts3_loop_main(void *loop);
 
 /* Sees to it that no idle connection has unread input, to the best of what can be known. */
 void ts3_loop_look(struct ts3_loop *loop);
-/* Counts the request among those in the middle of a body, or no more. */
-void ts3_loop_streams(struct ts3_loop *loop, struct ts3_request *request, bool streams);
 /* Begins a phase of the active attempt, with its timer. */
 void ts3_loop_phase(struct ts3_loop *loop, struct ts3_request *request, enum ts3_phase phase);
+/* The attempt has ended: without a timer, where the next one begins. */
+void ts3_loop_no_phase(struct ts3_loop *loop, struct ts3_request *request);
 /* Puts a request (in no queue) where its next attempt starts from: at once, or after a delay. */
 void ts3_loop_again(struct ts3_loop *loop, struct ts3_request *request, int64_t delay_ms);
 /* Ends a request that is in no queue and not active: final event now, or when its worker lets go

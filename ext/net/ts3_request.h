@@ -106,7 +106,6 @@ struct ts3_request {
     struct ts3_slot *slot; /* while ACTIVE */
     bool sent;             /* this attempt: bytes may have left */
     bool paused;           /* this attempt: libcurl waits for the body's next chunk */
-    bool streams;          /* counted in the loop's streaming */
     bool half_closed;      /* this attempt: no answer can come any more */
     bool fresh;            /* the next attempt opens a new connection */
     bool unknown;          /* some attempt may have been applied */
