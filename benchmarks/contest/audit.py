@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from contest.entrants import BARE, bare_ways, others, ours, ours_on_newer
+from contest.entrants import BARE, bare_ways, others, ours
 from contest.load import Contender, Load
 from contest.server import NullServer
 
@@ -42,7 +42,7 @@ def audit(folder: Path, server: NullServer) -> None:
     print(f"\nWhat a PUT says of its payload, over {'TLS' if server.site.https else 'plain HTTP'}   "
           f"[{PUTS} of 1 MB, 2 in flight]")
     print(f"  {'':<33}{'payload':<11}{'further sums':<24}{'connections':>11}  cipher")
-    mine = [*ours(server.site), *ours_on_newer(server.site)]
+    mine = ours(server.site)
     rest = others(server.site)
     if server.site.https:
         mine += ours(server.site, signed=False)

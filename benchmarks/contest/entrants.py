@@ -34,15 +34,12 @@ def bare_ways(folder: Path, site: Site) -> dict[str, BareCurl]:
 
 
 def ours(site: Site, *, signed: bool = True) -> list[Apart]:
-    return [Apart(kind, site, signed=signed) for kind in OURS]
-
-
-def ours_on_newer(site: Site, *, signed: bool = True) -> list[Apart]:
-    """The same with pycurl's libraries; none where the package was not built so."""
+    """On the system's libraries, and on those of pycurl's wheel where the package was built so."""
+    found = [Apart(kind, site, signed=signed) for kind in OURS]
     if newer.folder() is None:
         _leave_out("ours on a newer libcurl", f"{newer.FOLDER_VARIABLE} names no folder with it")
-        return []
-    return [Apart(kind, site, signed=signed, on_newer=True) for kind in OURS]
+        return found
+    return [*found, *(Apart(kind, site, signed=signed, on_newer=True) for kind in OURS)]
 
 
 def _leave_out(kind: str, why: str) -> None:

@@ -11,20 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Callable
 
-from contest.entrants import (
-    BARE,
-    FRESH,
-    HASH_ALONE,
-    HASHED,
-    HEADED,
-    HEADED_HOP,
-    HOP,
-    PERFORM,
-    bare_ways,
-    others,
-    ours,
-    ours_on_newer,
-)
+from contest.entrants import BARE, FRESH, HASH_ALONE, HASHED, HEADED, HEADED_HOP, HOP, PERFORM, bare_ways, others, ours
 from contest.load import Contender, Load
 from contest.server import NullServer
 from contest.timing import Entrant, Row, run_row
@@ -90,7 +77,7 @@ def _latency_rows(folder: Path, server: NullServer, seconds: float, wanted: set[
     rows = []
     with server.on_a_core_of_its_own():
         bare = bare_ways(folder, server.site)
-        started = [*ours(server.site), *ours_on_newer(server.site), *others(server.site)]
+        started = [*ours(server.site), *others(server.site)]
         for method in ("GET", "PUT"):
             key = f"{method.lower()}-latency"
             if key in wanted:
@@ -110,7 +97,7 @@ def plain_rows(
     if not wanted & (set(PLAIN_ROWS) - set(LATENCY_ROWS)):
         return rows
     bare = bare_ways(folder, server.site)
-    mine, rest = [*ours(server.site), *ours_on_newer(server.site)], others(server.site)
+    mine, rest = ours(server.site), others(server.site)
     unsigned = [one for one in others(server.site, signed=False) if one.name.startswith("obstore")]
     for method in ("GET", "PUT"):
         name = method.lower()
@@ -139,8 +126,7 @@ def tls_rows(
             continue
         method = "GET" if "get" in key else "PUT"
         signed = not key.endswith("unsigned")
-        mine = [*ours(server.site, signed=signed), *ours_on_newer(server.site, signed=signed)]
-        rest = others(server.site, signed=signed)
+        mine, rest = ours(server.site, signed=signed), others(server.site, signed=signed)
         yardsticks = _yardsticks(bare, method) if signed else [bare[BARE]]
         fitting = [one for one in rest if method == "GET" or (one.payload == "signed") == signed]
         row = _stream_row(key, method, [*mine, *yardsticks, *fitting], server, stream_bytes)
