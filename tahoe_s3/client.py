@@ -15,12 +15,12 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, Callable, Final, NamedTuple, Union
 
-from twisted.internet.defer import Deferred, gatherResults, inlineCallbacks, succeed
+from twisted.internet.defer import Deferred, inlineCallbacks, succeed
 
 from tahoe_s3 import answers, documents, listing
 from tahoe_s3._native import Engine, Entry, FileRegion, Page, Upload
 from tahoe_s3.clientconfig import ClientConfig
-from tahoe_s3.documents import NOT_XML
+from tahoe_s3.deletion import Deletions
 from tahoe_s3.download import Download, ObjectInfo
 from tahoe_s3.metrics import Counters
 from tahoe_s3.s3errors import (
@@ -63,9 +63,6 @@ __all__ = [
 
 Body = Union[bytes, FileRegion]
 
-DELETE_BATCH_KEYS: Final = 1000
-"""Most keys that DeleteObjects takes in one request."""
-SINGLE_DELETES_AT_ONCE: Final = 16
 COMPLETE_SILENCE_MS: Final = 300_000
 """CompleteMultipartUpload may stay silent for minutes while the service joins the parts."""
 DELETE_SILENCE_MS: Final = 60_000
@@ -111,7 +108,7 @@ class S3Client:
         #: Called as each write or deletion of an object ends; see OnWrite.
         self.on_write: OnWrite | None = None
         self._lists_v1: bool | None = None
-        self._single_deletes = False
+        self._deletions = Deletions()
 
     @property
     def counters(self) -> Counters:
@@ -210,16 +207,16 @@ class S3Client:
                                         event.modified_s or 0),
                 self._too_long, errbackArgs=(key, expect_etag, priority, deadline_s),
             )
-        self._check_range(key, offset, length)
-        call = self._transfers.request(
-            "GetObject", "GET", key, native_key=self._prefix + key, priority=priority, deadline_s=deadline_s,
-            window_bytes=length, whole=True, attempts=self._attempts, offset=offset, expect_etag=expect_etag,
-        )
+        call = self._range(key, offset, length, expect_etag=expect_etag, priority=priority, deadline_s=deadline_s,
+                           whole=True)
         return call.deferred.addCallbacks(self._arrived, self._broke_off, callbackArgs=(call,), errbackArgs=(call,))
 
-    def _check_range(self, key: str, offset: int, length: int) -> None:
+    def _range(self, key: str, offset: int, length: int, **options: Any) -> Call:
+        """GetObject of a range into a window. `options` are those of Transfers.request."""
         if not key or offset < 0 or not 0 < length <= self._budget_bytes:
             raise ValueError(f"{length} bytes from {offset} of {key!r} cannot be asked for")
+        return self._transfers.request("GetObject", "GET", key, native_key=self._prefix + key, window_bytes=length,
+                                       attempts=self._attempts, offset=offset, **options)
 
     def _arrived(self, event: Event, call: Call) -> GetResult:
         """What is in the call's window, whose memory goes back."""
@@ -270,14 +267,10 @@ class S3Client:
         Returns at once, also while it waits for memory. The caller must close() the Download. Never raises for
         the service's sake; errors come through when_ready() and when_done().
         """
-        self._check_range(key, offset, length)
 
         def start(progress: Callable[[Call], None]) -> Call:
-            return self._transfers.request(
-                "GetObject", "GET", key, native_key=self._prefix + key, priority=priority, deadline_s=deadline_s,
-                window_bytes=length, on_progress=progress, attempts=self._attempts, offset=offset,
-                expect_etag=expect_etag,
-            )
+            return self._range(key, offset, length, expect_etag=expect_etag, priority=priority, deadline_s=deadline_s,
+                               on_progress=progress)
 
         return Download(key, length, start, self._transfers.submit_waiting)
 
@@ -322,30 +315,10 @@ class S3Client:
         a whole fails the Deferred; what earlier batches did stays done, and deleting again is harmless. The error's
         outcome is that of all keys together: "unknown" where some may have been deleted.
         """
-        return self._delete_many(list(keys), priority, deadline_s)
-
-    @inlineCallbacks
-    def _delete_many(
-        self, keys: list[str], priority: Priority, deadline_s: float | None,
-    ) -> Generator[Deferred[Any], Any, list[tuple[str, str]]]:
-        batched = [key for key in keys if not NOT_XML.search(key)]
-        single = [key for key in keys if NOT_XML.search(key)]
-        failures: list[tuple[str, str]] = []
-        count = len(batched)
-        while batched and not self._single_deletes:
-            batch, rest = batched[:DELETE_BATCH_KEYS], batched[DELETE_BATCH_KEYS:]
-            try:
-                failures += yield self._delete_batch(batch, priority, deadline_s)
-            except S3Error as error:
-                if not answers.is_refused_way(error):
-                    if len(batched) < count:
-                        error.outcome = "unknown"
-                    raise
-                self._single_deletes = True
-            else:
-                batched = rest
-        failures += yield self._delete_singly(batched + single, priority, deadline_s)
-        return failures
+        return self._deletions.run(
+            list(keys), lambda batch: self._delete_batch(batch, priority, deadline_s),
+            partial(self.delete, priority=priority, deadline_s=deadline_s),
+        )
 
     def _delete_batch(
         self, keys: list[str], priority: Priority, deadline_s: float | None,
@@ -359,33 +332,6 @@ class S3Client:
         return d.addCallback(
             lambda event: [(key, code) for key, code in answers.pairs_of(event) if code and code not in NOT_FOUND_CODES]
         )
-
-    @inlineCallbacks
-    def _delete_singly(
-        self, keys: list[str], priority: Priority, deadline_s: float | None,
-    ) -> Generator[Deferred[Any], Any, list[tuple[str, str]]]:
-        """Refusals of single keys are told; anything else ends it."""
-        failures: list[tuple[str, str]] = []
-        ended: list[S3Error] = []
-        left = iter(keys)
-
-        @inlineCallbacks
-        def one_after_the_other() -> Generator[Deferred[Any], Any, None]:
-            for key in left:
-                try:
-                    yield self.delete(key, priority=priority, deadline_s=deadline_s)
-                except S3Error as error:
-                    if type(error) not in (S3Error, AccessDenied):
-                        ended.append(error)
-                    failures.append((key, error.code or str(error.status)))
-                if ended:
-                    return
-
-        yield gatherResults([one_after_the_other() for _ in range(min(len(keys), SINGLE_DELETES_AT_ONCE))])
-        if ended:
-            ended[0].outcome = "unknown"
-            raise ended[0]
-        return failures
 
     # listings
 

@@ -32,7 +32,7 @@ FLOORS = [
     {"server", "foolscap", "http", "http_stream", "wire", "status", "report", "pages", "bucket_section", "openmetrics"},
     {"store"},
     {"client", "download", "transfer", "s3errors", "answers", "documents", "clientconfig", "settle", "listing",
-     "metrics", "splits"},
+     "metrics", "splits", "deletion"},
     {"_native"},
 ]
 #: Used from any floor; they use none.
