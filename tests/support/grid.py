@@ -45,7 +45,8 @@ class RequestFailed(Exception):
 
 class Introducer(Node):
     def is_ready(self) -> bool:
-        return self.private("introducer.furl").exists()
+        """Foolscap creates the file first and writes to it then: who read it in between would join no grid."""
+        return self.private("introducer.furl").exists() and self.furl != ""
 
     @property
     def furl(self) -> str:
@@ -95,7 +96,7 @@ class ClientNode(Node):
             lambda: self.connected_servers() == servers,
             limit_s=limit_s,
             what=what,
-            said=lambda: f"{_get(self.url('/?t=json'))!r}\n{self.grid.all_logs()}",
+            said=lambda: f"{self.grid.all_connections()}\n{self.grid.all_logs()}",
         )
 
     def put(self, body: bytes, *, kind: str = "CHK") -> str:
@@ -169,6 +170,16 @@ class Grid:
                 node.process.terminate()
         for node in reversed(self.nodes):
             node.stop(limit_s=20)
+
+    def all_connections(self) -> str:
+        """What each node says of its introducer and of the servers that it knows."""
+        told = []
+        for node in self.nodes:
+            url = node.folder / "node.url"
+            if url.exists():
+                page = _get(url.read_text().strip().rstrip("/") + "/?t=json").decode("utf-8")
+                told.append(f"===== {node.folder.name}: {' '.join(page.split())}")
+        return "\n".join(told)
 
     def all_logs(self) -> str:
         return "\n".join(f"===== {node.folder.name}\n{node.log_end()}" for node in self.nodes)
