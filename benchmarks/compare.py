@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Ours and the alternatives side by side, in one run, against a null S3 server: see README.rst.
 
-    python benchmarks/compare.py [--seconds 20] [--gigabytes 1] [--rows sign,parse,...]
+    python benchmarks/compare.py [--seconds 20] [--gigabytes 1] [--congestion cubic] [--rows sign,parse,...]
 
 Needs a C compiler, the libraries' headers, and an interpreter that has tahoe-s3 and benchmarks/requirements.txt.
 `make bench-compare` sees to all of it. Ends with a table of the goals; the exit status does not depend on them.
@@ -19,7 +19,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
-from contest import goals
+from contest import congestion, goals
 from contest.audit import audit
 from contest.authority import make_certificates
 from contest.looptime import loop_time
@@ -82,6 +82,7 @@ def run(reactor: Any, given: argparse.Namespace) -> Generator[Deferred[Any], Any
     with tempfile.TemporaryDirectory(prefix="tahoe-s3-bench-") as text:
         folder = Path(text)
         build(folder)
+        print(congestion.settle(folder, given.congestion), flush=True)
         outcomes = transfers(folder, given, wanted)
         if "list-slow" in wanted:
             times = yield list_slow(reactor, folder, given.keys)
@@ -100,6 +101,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20, help="for each row, about; three rounds at least")
     parser.add_argument("--gigabytes", type=float, default=1, help="of each turn of the streaming rows")
     parser.add_argument("--keys", type=int, default=1_000_000, help="of the bucket that is listed slowly")
+    parser.add_argument("--congestion", default="", metavar="NAME",
+                        help="TCP congestion control of everyone's connections, the machine's where it is not given")
     parser.add_argument("--rows", default="", help=f"some of {','.join(ROWS)}")
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     react(run, (parser.parse_args(),))

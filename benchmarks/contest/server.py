@@ -24,6 +24,7 @@ PROGRAMS = {
     "bare_curl": (["bare_curl.c"], ["libcurl", "libcrypto"]),
     "bare_sax": (["bare_sax.c"], ["libxml-2.0"]),
 }
+PRELOADED = "congestion.so"
 START_S = 10
 
 
@@ -37,6 +38,8 @@ def build(folder: Path) -> None:
         paths = [str(HERE / source) for source in sources]
         subprocess.run([compiler, *WARNINGS.split(), "-o", str(folder / name), *paths, *shlex.split(told.stdout),
                         "-pthread"], check=True)
+    subprocess.run([compiler, *WARNINGS.split(), "-shared", "-fPIC", "-o", str(folder / PRELOADED),
+                    str(HERE / "congestion.c"), "-ldl"], check=True)
 
 
 class NullServer:

@@ -164,7 +164,7 @@ def test_a_write_waits_when_too_much_is_behind(place: ServerPlace) -> None:
     assert len(held) == PARTS_AT_ONCE
     # The first part has the header too, so a write of PART bytes completes it; each further one the next.
     assert [write.called for write in writes] == [True] * MAX_PARTS_BEHIND + [False] * 3
-    # The last write has completed two parts, its own and that of the lease: eight are behind.
+    # The last write has completed two parts, its own and that of the lease: four too many are behind.
     held.release(3)
     assert [write.called for write in writes] == [True] * MAX_PARTS_BEHIND + [False] * 3
     held.release(1)
