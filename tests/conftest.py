@@ -15,9 +15,17 @@ from typing import Any
 
 import pytest
 import pytest_twisted
+from hypothesis import HealthCheck, settings
 
 from .support.s3server import S3Server
 from .support.services import Moto, SeaweedFS, Service
+
+# No example fails by the clock: beside other programs one may take a second that takes a millisecond otherwise. And
+# whoever asks for a folder beside @given makes what it needs in it anew for each example.
+settings.register_profile(
+    "tests", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
+settings.load_profile("tests")
 
 
 @pytest_twisted.async_yield_fixture

@@ -216,7 +216,7 @@ def hints(draw: st.DrawFn, keys: list[str]) -> Splits:
     return {"none": (), "shares": KeySplits(), "wrong": ["b", "shares/", "z"]}[kind]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.data(), buckets(), HABITS, st.integers(0, 1000), st.sampled_from([0.0, 0.0, 0.01, 0.2]))
 def test_every_key_comes_once_and_in_order(
     data: st.DataObject, made: tuple[list[str], int], habits: Habits, seed: int, slow: float,
@@ -239,7 +239,7 @@ def test_every_key_comes_once_and_in_order(
         assert bucket.requests <= (useful * (1 + WASTE_SHARE) + LANES + 8) * repeats
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(buckets(), st.integers(0, 1000), st.integers(0, 1000))
 def test_a_service_that_does_not_sort_loses_nothing(made: tuple[list[str], int], seed: int, prefix: int) -> None:
     keys, page = made
@@ -248,7 +248,7 @@ def test_a_service_that_does_not_sort_loses_nothing(made: tuple[list[str], int],
     assert sorted(run.keys, key=order) == run.bucket.keys
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(buckets(), st.sampled_from([0, 2, 3, 9]), st.booleans(), st.integers(0, 1000))
 def test_a_service_that_goes_in_circles_is_left(
     made: tuple[list[str], int], circle: int, one_page: bool, seed: int,
@@ -419,7 +419,7 @@ def test_a_caller_that_cancels_while_it_is_handed_a_page() -> None:
 
 
 # In these the one key that a range saw behind its end is deleted before the next range is asked.
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @example(517)
 @example(574)
 @given(st.integers(0, 10_000))

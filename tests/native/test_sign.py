@@ -84,7 +84,7 @@ headers = st.dictionaries(
 ).map(lambda pairs: list(pairs.items()))
 
 
-@settings(max_examples=3000, deadline=None)
+@settings(max_examples=3000)
 @given(
     method=st.sampled_from(["GET", "HEAD", "PUT", "POST", "DELETE"]), path=paths, query=queries, headers=headers,
     body=st.binary(max_size=40), time_s=st.integers(0, 4102444799),

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tahoe_s3.client import Unavailable
@@ -319,7 +319,7 @@ changes = st.lists(
 
 
 @given(changes)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 def test_totals_are_right_whatever_happens(tmp_path: Path, steps: list[tuple[str, bytes, int, int]]) -> None:
     index = Index(tmp_path / "random.sqlite", identity="me")
     try:
@@ -360,7 +360,7 @@ def test_what_asks_a_closed_index_is_told_that_the_node_has_stopped(tmp_path: Pa
 
 
 @given(st.lists(st.tuples(st.binary(min_size=16, max_size=16), st.integers(0, 3)), max_size=40))
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40)
 def test_a_page_finds_its_rows_wherever_they_lie(tmp_path: Path, found: list[tuple[bytes, int]]) -> None:
     """Keys come in the order of their text, in which digits come before letters, not in that of the index."""
     index = Index(tmp_path / "pages.sqlite", identity="me")

@@ -130,7 +130,7 @@ def fill(index: Index, content: dict[bytes, Any], *, overlay_first: bool) -> Non
             step()
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(slots, st.integers(1, 9), st.booleans(), st.sampled_from([(IMMUTABLE, MUTABLE), (IMMUTABLE,), (MUTABLE,), ()]))
 def test_sql_counts_as_python_does(
     content: dict[bytes, Any], stretch: int, overlay_first: bool, sharetypes: tuple[str, ...]

@@ -13,7 +13,7 @@ import pytest
 from allmydata.interfaces import BadWriteEnablerError
 from allmydata.storage.common import UnknownMutableContainerVersionError, storage_index_to_dir
 from allmydata.storage.server import StorageServer
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 
@@ -519,7 +519,7 @@ class Both:
         assert {row.shnum for row in self.place.index.shares(SI)} == set(theirs)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40)
 @given(st.lists(st.one_of(WRITE, WRITE, WRITE, READ, LENGTH, MIGRATED, OTHER), min_size=6, max_size=15))
 def test_the_same_operations_as_on_disk(tmp_path_factory: Any, steps: list[Any]) -> None:
     both = Both(tmp_path_factory.mktemp("both"))

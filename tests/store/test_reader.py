@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from allmydata.storage.common import UnknownImmutableContainerVersionError
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tahoe_s3.client import Changed, NotFound, Unavailable
@@ -403,7 +403,7 @@ def test_planned_ranges_never_overlap_and_cover_what_is_read(size: int, accesses
     assert all(before[1] <= after[0] for before, after in zip(fetched, fetched[1:]))
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.integers(0, 6 * MIB), st.integers(0, 2 * MIB)), max_size=25), st.booleans())
 def test_any_reads_give_the_bytes(tmp_path_factory: Any, accesses: list[tuple[int, int]], sure: bool) -> None:
     place = Place(tmp_path_factory.mktemp("place"))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 
@@ -130,7 +130,7 @@ def delete(node: Busy, share: ShareId) -> Deferred[Any]:
 
 
 @given(steps)
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40)
 def test_whatever_comes_in_whatever_order_answers_are_right_and_the_index_is_the_bucket(
     steps: list[tuple[str, int]],
 ) -> None:

@@ -14,7 +14,7 @@ from allmydata.interfaces import ConflictingWriteError, DataTooLargeError
 from allmydata.storage import immutable
 from allmydata.storage.immutable import ShareFile
 from allmydata.storage.server import DEFAULT_RENEWAL_TIME
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 
@@ -103,7 +103,7 @@ def uploads(draw: st.DrawFn) -> tuple[int, list[tuple[int, int]]]:
 
 
 @given(uploads())
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 def test_in_any_order_with_holes_and_repeats(
     place: ServerPlace, tmp_path: Path, upload: tuple[int, list[tuple[int, int]]]
 ) -> None:
