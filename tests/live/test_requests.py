@@ -13,6 +13,8 @@ from allmydata.storage.common import si_b2a
 from pytest_twisted import ensureDeferred
 from twisted.internet.defer import gatherResults
 
+from tahoe_s3.store.upload import MAX_PARTS_BEHIND
+
 from ..support.s3server import S3Server
 from . import budget
 from .node_here import MIB, NodeHere, fresh_index, open_here
@@ -89,13 +91,14 @@ async def test_a_larger_share_is_its_parts_and_two(node: NodeHere, s3server: S3S
 
 @ensureDeferred
 async def test_parts_leave_while_the_client_still_writes(node: NodeHere, s3server: S3Server) -> None:
-    size = 6 * PART
+    parts = MAX_PARTS_BEHIND + 4
+    size = parts * PART
     _, writers = await node.server.allocate_buckets(fresh_index(), node.renew, node.cancel, {0}, size)
     body = data(size)
-    for start in range(0, 4 * PART, PART):
+    for start in range(0, parts // 2 * PART, PART):
         await writers[0].write(start, body[start : start + PART])
     gate = s3server.hold("CompleteMultipartUpload")
-    for start in range(4 * PART, size, PART):
+    for start in range(parts // 2 * PART, size, PART):
         await writers[0].write(start, body[start : start + PART])
     assert s3server.count()["UploadPart"] >= 2
     closing = writers[0].close()

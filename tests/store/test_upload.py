@@ -29,6 +29,8 @@ from .servers import CANCEL, RENEW, ServerPlace, open_files
 
 PART = 1000
 OVERHEAD = object_size(0)
+#: Bytes of a share of which some writes must wait while nothing arrives.
+TOO_LONG = (MAX_PARTS_BEHIND + 4) * PART
 
 
 @pytest.fixture
@@ -67,7 +69,7 @@ def disk_file(folder: Path, data: bytes, size: int, now_s: float) -> bytes:
 
 SIZES = [0, 1, PART - OVERHEAD - 1, PART - OVERHEAD, PART - OVERHEAD + 1, PART - HEADER_BYTES, PART,
          2 * PART - OVERHEAD, 2 * PART - OVERHEAD + 1, 2 * PART - HEADER_BYTES - 1, 2 * PART - HEADER_BYTES,
-         2 * PART, 2 * PART + 1, 7 * PART + 3]  # fmt: skip
+         2 * PART, 2 * PART + 1, TOO_LONG + 3]  # fmt: skip
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -292,8 +294,9 @@ def test_a_part_that_fails_fails_the_next_call(place: ServerPlace, operation: st
 def test_no_part_is_sent_after_one_that_failed_at_once(place: ServerPlace) -> None:
     """The file is closed by then, and its descriptor may be another file's."""
     held = place.client.hold("CreateMultipartUpload")
-    writer = writer_of(place, 9 * PART)
-    writing = [writer.write(start, pattern(9 * PART)[start : start + PART]) for start in range(0, 9 * PART, PART)]
+    writer = writer_of(place, TOO_LONG)
+    data = pattern(TOO_LONG)
+    writing = [writer.write(start, data[start : start + PART]) for start in range(0, len(data), PART)]
     place.client.fail("UploadPart", Throttled)
     held.release()
     assert writer.closed and place.client.requests["UploadPart"] == 1
@@ -313,8 +316,8 @@ def test_a_part_that_fails_later_fails_the_close(place: ServerPlace) -> None:
 
 def test_writes_that_wait_for_room_hear_of_a_failure(place: ServerPlace) -> None:
     held = place.client.hold("UploadPart")
-    writer = writer_of(place, 9 * PART)
-    data = pattern(9 * PART)
+    writer = writer_of(place, TOO_LONG)
+    data = pattern(TOO_LONG)
     writes = [writer.write(start, data[start : start + PART]) for start in range(0, len(data), PART)]
     waiting = [write for write in writes if waits(write)]
     assert waiting
@@ -361,8 +364,8 @@ def test_the_timeout_does_not_touch_an_upload_that_is_closing(place: ServerPlace
 
 def test_a_write_that_waits_when_the_time_is_over_ends_too(place: ServerPlace) -> None:
     held = place.client.hold("UploadPart")
-    writer = writer_of(place, 9 * PART)
-    data = pattern(9 * PART)
+    writer = writer_of(place, TOO_LONG)
+    data = pattern(TOO_LONG)
     writes = [writer.write(start, data[start : start + PART]) for start in range(0, len(data), PART)]
     place.clock.advance(31 * 60)
     assert writer.closed
@@ -373,8 +376,8 @@ def test_a_write_that_waits_when_the_time_is_over_ends_too(place: ServerPlace) -
 @pytest.mark.parametrize("end", ["abort", "disconnected", "timeout", "stop"])
 def test_an_end_while_the_upload_is_being_created(place: ServerPlace, end: str) -> None:
     held = place.client.hold("CreateMultipartUpload")
-    writer = writer_of(place, 9 * PART)
-    data = pattern(9 * PART)
+    writer = writer_of(place, TOO_LONG)
+    data = pattern(TOO_LONG)
     writes = [writer.write(start, data[start : start + PART]) for start in range(0, len(data), PART)]
     assert any(map(waits, writes))
     ended: Deferred[Any] | None = None

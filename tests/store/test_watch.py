@@ -16,6 +16,7 @@ from tahoe_s3 import errors
 from tahoe_s3.client import AccessDenied, NoSuchBucket, S3Error, Throttled, Unavailable
 from tahoe_s3.store.keys import OWNER_KEY, share_key
 from tahoe_s3.store.ownership import OwnerMark, parse_mark, this_host
+from tahoe_s3.store.upload import MAX_PARTS_BEHIND
 from tahoe_s3.store.watch import AGAIN_S, GONE_AFTER_S, LOOK_EVERY_S, MISSING_EVERY_S
 
 from .helpers import KIB, NODEID, SI, error_of, now, pattern, waits
@@ -177,12 +178,12 @@ def test_of_two_that_start_at_once_the_earlier_is_superseded(bucket: Bucket) -> 
 def test_uploads_end_here_and_are_left_alone_there(bucket: Bucket) -> None:
     bucket.part_bytes = 64 * KIB
     first = bucket.start()
-    large = first.allocate(700 * KIB)
+    large = first.allocate((MAX_PARTS_BEHIND + 4) * bucket.part_bytes)
     now(large.write(0, pattern(70 * KIB)))
     small = first.allocate(100, shnum=1)
     now(small.write(0, pattern(50)))
     held = first.client.hold("UploadPart")
-    waiting = large.write(70 * KIB, pattern(500 * KIB, 3))
+    waiting = large.write(70 * KIB, pattern((MAX_PARTS_BEHIND + 1) * bucket.part_bytes, 3))
     assert held.calls and waits(waiting)
     uploads = dict(bucket.client.uploads)
     bucket.clock.advance(LOOK_EVERY_S)
