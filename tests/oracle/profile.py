@@ -47,7 +47,7 @@ def run_machine(machine: Any, *, examples: int, steps: int = STEPS, shrink: bool
     """Run a hypothesis state machine; what it finds is shrunk and raised."""
     phases = [Phase.generate, Phase.shrink] if shrink else [Phase.generate]
     profile = settings(
-        max_examples=examples, stateful_step_count=steps, deadline=None, database=None, phases=phases,
+        max_examples=examples, stateful_step_count=steps, database=None, phases=phases,
         suppress_health_check=list(HealthCheck), report_multiple_bugs=False,
     )  # fmt: skip
     seeded = seed(new_seed(machine.__name__))(type(machine.__name__, (machine,), {}))

@@ -53,28 +53,37 @@ class Introducer(Node):
         return self.private("introducer.furl").read_text().strip()
 
 
-class StorageNode(Node):
+class WebNode(Node):
+    """A node with a web server, whose address it writes once that serves."""
+
+    def url(self, path: str = "") -> str:
+        return (self.folder / "node.url").read_text().strip().rstrip("/") + path
+
+    def welcome(self) -> dict[str, Any]:
+        """What it says of its introducer and of the servers that it knows."""
+        found: dict[str, Any] = json.loads(_get(self.url("/?t=json")))
+        return found
+
+
+class StorageNode(WebNode):
     def is_ready(self) -> bool:
         """Ready when its web server, the last thing to come up, has written its address."""
         return (self.folder / "node.url").exists() and self.private("storage.furl").exists()
 
-    def url(self) -> str:
-        return (self.folder / "node.url").read_text().strip().rstrip("/")
-
     def status_page(self) -> str:
-        return _get(self.url() + "/storage").decode("utf-8")
+        return _get(self.url("/storage")).decode("utf-8")
 
     def bucket_report(self) -> dict[str, Any]:
         """What the status page's JSON says of the bucket."""
-        found: dict[str, Any] = json.loads(_get(self.url() + "/storage?t=json"))["tahoe_s3"]
+        found: dict[str, Any] = json.loads(_get(self.url("/storage?t=json")))["tahoe_s3"]
         return found
 
     def statistics(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(_get(self.url() + "/statistics?t=json"))
+        found: dict[str, Any] = json.loads(_get(self.url("/statistics?t=json")))
         return found
 
 
-class ClientNode(Node):
+class ClientNode(WebNode):
     """A client; its caps are text."""
 
     grid: Grid
@@ -82,12 +91,9 @@ class ClientNode(Node):
     def is_ready(self) -> bool:
         return (self.folder / "node.url").exists()
 
-    def url(self, path: str = "") -> str:
-        return (self.folder / "node.url").read_text().strip().rstrip("/") + path
-
     def connected_servers(self) -> int:
-        page = json.loads(_get(self.url("/?t=json")))
-        return sum(1 for server in page["servers"] if str(server["connection_status"]).lower().startswith("connected"))
+        servers = self.welcome()["servers"]
+        return sum(1 for server in servers if str(server["connection_status"]).lower().startswith("connected"))
 
     def wait_connected(self, servers: int = 1, limit_s: float = CONNECT_LIMIT_S) -> None:
         """Waits until exactly that many servers are connected."""
@@ -172,13 +178,15 @@ class Grid:
             node.stop(limit_s=20)
 
     def all_connections(self) -> str:
-        """What each node says of its introducer and of the servers that it knows."""
+        """What each node says of its introducer and its servers; or why it says nothing, as one that was stopped."""
         told = []
         for node in self.nodes:
-            url = node.folder / "node.url"
-            if url.exists():
-                page = _get(url.read_text().strip().rstrip("/") + "/?t=json").decode("utf-8")
-                told.append(f"===== {node.folder.name}: {' '.join(page.split())}")
+            if isinstance(node, WebNode):
+                try:
+                    said: object = node.welcome()
+                except (OSError, ValueError, RequestFailed) as error:
+                    said = error
+                told.append(f"===== {node.folder.name}: {said}")
         return "\n".join(told)
 
     def all_logs(self) -> str:
