@@ -25,8 +25,10 @@
 #include "net/ts3_worker.h"
 
 #define TS3_BODY_CHUNK_BYTES ((size_t)512 << 10)
-/* one step of a worker; small enough for the CPU's cache */
-#define TS3_BODY_SLICE_BYTES ((size_t)256 << 10)
+/* One step of a worker.  Three of them, hashed side by side, leave half of a level 2 cache of a MiB to a
+ * loop that has the same core next (seven signed uploads of 8 MiB each within TLS: 2% to 4% quicker than
+ * with 256 KiB, in the clear as quick; with 64 KiB as slow again, for each step ends by yielding). */
+#define TS3_BODY_SLICE_BYTES ((size_t)160 << 10)
 /* memory up to this is hashed by the thread that submits */
 #define TS3_BODY_INLINE_BYTES ((size_t)16 << 10)
 

@@ -124,8 +124,8 @@ static CURLcode set_plain(CURL *easy)
 static long upload_bytes(const struct ts3_slot *slot, const struct ts3_site *site)
 {
     if (site->tls)
-        return TS3_SLOT_BUFFER_BYTES;
-    return slot->is_long ? TS3_SLOT_LONG_BYTES : TS3_SLOT_CLEAR_BYTES;
+        return slot->is_long ? TS3_SLOT_LONG_TLS_BYTES : TS3_SLOT_BUFFER_BYTES;
+    return slot->is_long ? TS3_SLOT_LONG_CLEAR_BYTES : TS3_SLOT_CLEAR_BYTES;
 }
 
 static CURLcode set_site(struct ts3_slot *slot, const struct ts3_site *site, CURLU *origin)
