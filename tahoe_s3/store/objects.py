@@ -8,12 +8,14 @@ size but for the last (Cloudflare R2 insists on that).
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import Deferred, inlineCallbacks
+from twisted.internet.defer import Deferred, DeferredList, inlineCallbacks
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from tahoe_s3.client import FileRegion, NoSuchUpload, ObjectInfo, S3Client, S3Error
 from tahoe_s3.store.points import reach
@@ -77,27 +79,10 @@ def put_file(
 def _put_parts(
     client: S3Client, key: str, fd: int, *, size: int, part_size: int
 ) -> Generator[Deferred[Any], Any, ObjectInfo]:
-    """Parts in groups, so that memory stays bounded whatever the file's size."""
     upload_id: str = yield client.create_multipart(key)
     reach("file.created")
-    count = -(-size // part_size)
-    parts: list[tuple[int, str]] = []
     try:
-        for first in range(0, count, PARTS_AT_ONCE):
-            group = []
-            for index in range(first, min(first + PARTS_AT_ONCE, count)):
-                start = index * part_size
-                region = FileRegion(fd, start, min(part_size, size - start))
-                group.append((index + 1, client.upload_part(key, upload_id, index + 1, region)))
-            failed = None
-            for number, sent in group:
-                try:
-                    parts.append((number, (yield sent)))
-                    reach("file.part-arrived")
-                except S3Error as error:
-                    failed = failed or error
-            if failed is not None:
-                raise _not_applied(failed)
+        parts = yield _send_parts(client, key, fd, upload_id=upload_id, size=size, part_size=part_size)
         reach("file.before-complete")
         info: ObjectInfo = yield client.complete_multipart(key, upload_id, parts, expect_size=size)
     except S3Error as error:
@@ -108,7 +93,35 @@ def _put_parts(
     return info
 
 
-def _not_applied(error: S3Error) -> S3Error:
-    """A part's fate says nothing of the object, which only Complete makes."""
-    error.outcome = "not_applied"
-    return error
+@inlineCallbacks
+def _send_parts(
+    client: S3Client, key: str, fd: int, *, upload_id: str, size: int, part_size: int
+) -> Generator[Deferred[Any], Any, list[tuple[int, str]]]:
+    """Numbers and ETags of all parts. PARTS_AT_ONCE are under way, so that memory stays bounded whatever the file's
+    size. Where one fails no other is begun, and this fails when all have ended: one that arrived behind the abort of
+    its upload might be kept for ever."""
+    todo = deque(range(-(-size // part_size)))
+    etags: dict[int, str] = {}
+
+    @inlineCallbacks
+    def one_after_the_other() -> Generator[Deferred[Any], Any, None]:
+        while todo:
+            index = todo.popleft()
+            start = index * part_size
+            region = FileRegion(fd, start, min(part_size, size - start))
+            etags[index + 1] = yield client.upload_part(key, upload_id, index + 1, region)
+            reach("file.part-arrived")
+
+    def give_up(failure: Failure) -> Failure:
+        todo.clear()
+        if isinstance(failure.value, S3Error):
+            # A part's fate says nothing of the object, which only Complete makes.
+            failure.value.outcome = "not_applied"
+        return failure
+
+    lines = [one_after_the_other().addErrback(give_up) for _ in range(PARTS_AT_ONCE)]
+    ended: list[tuple[bool, Any]] = yield DeferredList(lines, consumeErrors=True)
+    for succeeded, result in ended:
+        if not succeeded:
+            result.raiseException()
+    return sorted(etags.items())

@@ -64,6 +64,19 @@ def test_only_so_many_parts_are_under_way(client: MemoryClient, tmp_path: Path) 
     assert now(putting).size == 10 * PART
 
 
+def test_a_slow_part_holds_up_no_other(client: MemoryClient, tmp_path: Path) -> None:
+    held = client.hold("UploadPart")
+    putting = put(client, tmp_path, 3 * PARTS_AT_ONCE * PART)
+    slow = held.calls.pop(0)
+    while held.calls:
+        held.release(1)
+        assert len(held) <= PARTS_AT_ONCE - 1
+    assert client.requests["UploadPart"] == 3 * PARTS_AT_ONCE and waits(putting)
+    slow.go()
+    assert now(putting).size == 3 * PARTS_AT_ONCE * PART
+    assert client.objects["key"].data == pattern(3 * PARTS_AT_ONCE * PART)
+
+
 @pytest.mark.parametrize("outcome", ["not_applied", "unknown"])
 def test_a_part_that_fails_ends_the_upload(client: MemoryClient, tmp_path: Path, outcome: str) -> None:
     client.fail("UploadPart", Throttled, outcome=outcome)
@@ -81,6 +94,17 @@ def test_all_parts_under_way_are_waited_for(client: MemoryClient, tmp_path: Path
     assert waits(putting) and client.requests["AbortMultipartUpload"] == 0
     held.release()
     assert isinstance(error_of(putting), Unavailable) and not client.uploads
+
+
+def test_behind_a_part_that_failed_none_is_begun(client: MemoryClient, tmp_path: Path) -> None:
+    held = client.hold("UploadPart")
+    putting = put(client, tmp_path, 3 * PARTS_AT_ONCE * PART)
+    held.release(1)
+    held.fail(Throttled, outcome="unknown")
+    held.release()
+    error: Any = error_of(putting)
+    assert isinstance(error, Throttled) and error.outcome == "not_applied"
+    assert client.requests["UploadPart"] == PARTS_AT_ONCE + 1 and not client.objects and not client.uploads
 
 
 @pytest.mark.parametrize("operation", ["PutObject", "CreateMultipartUpload", "CompleteMultipartUpload"])
