@@ -272,9 +272,16 @@ async def test_keys_that_are_refused_are_told(s3server: S3Server, client: S3Clie
 async def test_who_deletes_many_and_fails_may_have_deleted_some(s3server: S3Server, client: S3Client) -> None:
     """One by one, or in a second thousand: what failed was not applied, but something was."""
     keys = [f"{number:04}" for number in range(1001)]
-    impatient = opened(s3server.url, prefix=client._prefix, attempts=1)
     for key in ("0000", "0001", "1000"):
         await client.put(key, b"")
+    impatient = opened(s3server.url, prefix=client._prefix, attempts=1)
+    try:
+        await _fail_deletions(s3server, client, impatient, keys)
+    finally:
+        await impatient.close()
+
+
+async def _fail_deletions(s3server: S3Server, client: S3Client, impatient: S3Client, keys: list[str]) -> None:
     busy = s3server.fail("DeleteObjects", status=503, code="SlowDown", times=None)
     with pytest.raises(Throttled) as caught:
         await impatient.delete_many(keys)
@@ -292,7 +299,6 @@ async def test_who_deletes_many_and_fails_may_have_deleted_some(s3server: S3Serv
     with pytest.raises(Throttled) as caught:
         await impatient.delete_many(["0000", "0001"])
     assert caught.value.outcome == "unknown" and len(s3server.bucket.objects) == 1
-    await impatient.close()
 
 
 @ensureDeferred

@@ -15,6 +15,7 @@ from contest.authority import Certificates
 from contest.goals import Outcome
 from contest.memory_child import BUDGET_BYTES, MIB, READERS, TRANSFER_BYTES, TRANSFERS
 from contest.server import NullServer
+from tahoe_s3.store.objects import PARTS_AT_ONCE
 
 ALLOWED_MIB = 16
 """Beyond the budget."""
@@ -45,7 +46,8 @@ def child(module: str, *arguments: str, before: tuple[str, ...] = ()) -> dict[st
 def _one(who: str, what: str, server: NullServer) -> float:
     """Prints a line; gives MiB above the baseline."""
     with tempfile.TemporaryDirectory(prefix="tahoe-s3-memory-") as folder:
-        told = child("contest.memory_child", who, what, server.url, server.site.ca_file or "", folder)
+        told = child("contest.memory_child", who, what, server.url, server.site.ca_file or "", folder,
+                     str(PARTS_AT_ONCE))
     above: float = (told["peak"] - told["baseline"]) / MIB
     budget = f"{BUDGET_BYTES / MIB:.0f}" if who == "ours" else "-"
     print(f"  {WHATS[what]:<30}{who:<10}{above:>14.1f}{budget:>10}{told['baseline'] / MIB:>10.1f}"

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """One contender's many transfers at once, in a process of its own, which then tells how large it has been.
 
-    python -m contest.memory_child WHO WHAT URL CA_FILE FOLDER
+    python -m contest.memory_child WHO WHAT URL CA_FILE FOLDER PARTS
+
+PARTS: how many parts of one file are under way at once, where one can say so; ours has its own number.
 
 Prints one line of JSON: "baseline" (resident bytes after the first small request), "peak" (the most since then),
 "moved" (bytes of bodies) and "seconds". The peak is the kernel's (VmHWM, set back through clear_refs).
@@ -28,8 +30,6 @@ MIB = 1024 * 1024
 TRANSFERS = THREADS
 TRANSFER_BYTES = 100_000_000
 WINDOW_BYTES = PART_BYTES = 8 * MIB
-PARTS_AT_ONCE = 7
-"""Of one file, as tahoe_s3.store.objects has it."""
 PIECE_BYTES = MIB
 READERS = 500
 READER_BYTES = 4 * MIB
@@ -153,8 +153,8 @@ def _in_threads(one: Callable[[int], None]) -> None:
         list(pool.map(one, range(TRANSFERS)))
 
 
-def boto3(what: str, site: Site, folder: Path) -> None:
-    """64 threads: streamed reads of 8 MiB; upload_file with parts of 8 MiB, four of one file at once."""
+def boto3(what: str, site: Site, folder: Path, parts_at_once: int) -> None:
+    """64 threads: streamed reads of 8 MiB; upload_file with parts of 8 MiB."""
     from boto3.s3.transfer import TransferConfig
 
     from contest.others import Boto3
@@ -162,7 +162,7 @@ def boto3(what: str, site: Site, folder: Path) -> None:
     contender = Boto3(site)
     contender.one(WARM, 0, b"")
     client, path = contender._client, sparse_file(folder)
-    config = TransferConfig(multipart_chunksize=PART_BYTES, max_concurrency=PARTS_AT_ONCE)
+    config = TransferConfig(multipart_chunksize=PART_BYTES, max_concurrency=parts_at_once)
 
     def get(_: int) -> None:
         for _chunk in client.get_object(Bucket=BUCKET, Key=KEY)["Body"].iter_chunks(WINDOW_BYTES):
@@ -176,8 +176,8 @@ def boto3(what: str, site: Site, folder: Path) -> None:
     measured.tell(TRANSFERS * TRANSFER_BYTES)
 
 
-def obstore(what: str, site: Site, folder: Path) -> None:
-    """Coroutines: streams in pieces of 8 MiB; put of a path with parts of 8 MiB, four of one file at once."""
+def obstore(what: str, site: Site, folder: Path, parts_at_once: int) -> None:
+    """Coroutines: streams in pieces of 8 MiB; put of a path with parts of 8 MiB."""
     from contest.others import Obstore
 
     contender = Obstore(site)
@@ -191,7 +191,7 @@ def obstore(what: str, site: Site, folder: Path) -> None:
 
     async def put(number: int) -> None:
         await api.put_async(store, f"{number}-{TRANSFER_BYTES}", path, use_multipart=True, chunk_size=PART_BYTES,
-                            max_concurrency=PARTS_AT_ONCE)
+                            max_concurrency=parts_at_once)
 
     async def everything() -> None:
         one = get if what == "get" else put
@@ -203,13 +203,13 @@ def obstore(what: str, site: Site, folder: Path) -> None:
 
 
 def main() -> None:
-    who, what, url, ca_file, folder = sys.argv[1:6]
+    who, what, url, ca_file, folder, parts_at_once = sys.argv[1:7]
     site = Site(url, ca_file)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     if who == "ours":
         react(ours, (what, site, Path(folder)))
     else:
-        {"boto3": boto3, "obstore": obstore}[who](what, site, Path(folder))
+        {"boto3": boto3, "obstore": obstore}[who](what, site, Path(folder), int(parts_at_once))
     sys.stdout.flush()
     os._exit(0)  # what others leave running must not hold this up
 
