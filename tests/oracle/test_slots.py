@@ -200,29 +200,28 @@ def _blind(snapshot: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *arguments: _Unchanged(snapshot(*arguments))
 
 
-NO_ORDER = "no order explains"
-#: Each, and what the storm may say of it.
-DEFECTS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], str]] = {
-    # Two calls work in one scratch folder then, and stumble over each other's files as well.
-    "no lock": (lambda patch: patch.setattr(Slots, "run", _without_lock), f"{NO_ORDER}|FileNotFoundError"),
-    "a read that does not look whether the slot has changed": (
-        lambda patch: patch.setattr(mutable.MutableSlots, "_snapshot", _blind(mutable.MutableSlots._snapshot)),
-        NO_ORDER,
+DEFECTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
+    "no lock": lambda patch: patch.setattr(Slots, "run", _without_lock),
+    "a read that does not look whether the slot has changed": lambda patch: patch.setattr(
+        mutable.MutableSlots, "_snapshot", _blind(mutable.MutableSlots._snapshot)
     ),
-    # The node believes in a share that a write has replaced or deleted after all: it answers with the wrong one, or
-    # asks the bucket for what is not there, whatever the weather.
-    "a failed write whose outcome nobody asks for": (
-        lambda patch: patch.setattr(Slots, "mark_unsure", lambda *_: None),
-        f"{NO_ORDER}|a read failed in good weather",
+    "a failed write whose outcome nobody asks for": lambda patch: patch.setattr(
+        Slots, "mark_unsure", lambda *_: None
     ),
 }
 
 
+#: What a storm meets first depends on the order of its requests. From here on a failed write whose outcome nobody asks
+#: for is met by an answer that is wrong; it can also make a read fail when all is quiet, as in storm 5.
+FIRST_STORM = 100
+
+
 @pytest.mark.parametrize("defect", DEFECTS)
 def test_a_defect_is_found(monkeypatch: pytest.MonkeyPatch, defect: str) -> None:
-    bring, found = DEFECTS[defect]
-    bring(monkeypatch)
+    DEFECTS[defect](monkeypatch)
+    # Without the lock two calls work in one scratch folder, and stumble over each other's files as well.
+    found = "no order explains|FileNotFoundError" if defect == "no lock" else "no order explains"
     with pytest.raises(AssertionError, match=found):
-        for seed in range(60):
+        for seed in range(FIRST_STORM, FIRST_STORM + 60):
             with new_folder() as folder:
                 run(Path(folder), seed)
