@@ -13,12 +13,13 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import Deferred, DeferredList, inlineCallbacks
+from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from tahoe_s3.client import FileRegion, NoSuchUpload, ObjectInfo, S3Client, S3Error
 from tahoe_s3.store.points import reach
+from tahoe_s3.store.versions import all_of
 
 MAX_PARTS = 10_000
 MAX_OBJECT_BYTES = 5 * 1024**4
@@ -119,9 +120,5 @@ def _send_parts(
             failure.value.outcome = "not_applied"
         return failure
 
-    lines = [one_after_the_other().addErrback(give_up) for _ in range(PARTS_AT_ONCE)]
-    ended: list[tuple[bool, Any]] = yield DeferredList(lines, consumeErrors=True)
-    for succeeded, result in ended:
-        if not succeeded:
-            result.raiseException()
+    yield all_of([one_after_the_other().addErrback(give_up) for _ in range(PARTS_AT_ONCE)])
     return sorted(etags.items())
