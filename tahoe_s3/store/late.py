@@ -9,8 +9,9 @@ since nobody knows what was under way when the node died.
 What is written to a key in doubt is kept (store/journal.py) before it is acknowledged: a mutable share as a copy, a
 lease object and the lease of an immutable share's container as their leases, a whole immutable share where an expiry's
 deletion of it may be under way. From then on that version is what must be in the bucket, also after a restart. The
-bucket is asked at each start, before anything is answered, and after each of CHECKS_S; and wherever something else
-than it turns up before, it is put right at once (store/undone.py): what had no answer then never happened.
+bucket is asked at each start, before anything is answered, and after each of CHECKS_S, the last time when the doubt has
+ended; and wherever something else than it turns up before, it is put right at once (store/undone.py): what had no
+answer then never happened.
 
 Without retries, failures and crashes there is no request, and nothing is kept.
 
@@ -44,10 +45,10 @@ from tahoe_s3.store.versions import all_of
 if TYPE_CHECKING:
     from tahoe_s3.store.store import Store
 
-#: Seconds after which a key is looked at, and looked at again.
-CHECKS_S = (60.0, 300.0, 900.0)
 #: How long a write without an answer is thought to be possible still, in seconds.
 LATE_S = 1800.0
+#: Seconds after which a key is looked at, and looked at again; for the last time when nothing can be late any more.
+CHECKS_S = (60.0, 300.0, LATE_S - 300.0)
 MAX_KEYS = 10_000
 #: Bytes of all copies; as long as the cache has one of the same version too, both are one file.
 COPIES_BYTES = 512 * 1024 * 1024
@@ -341,14 +342,14 @@ class LateWrites:
             self._store.later(LATE_S, self._sweep)
 
     def _sweep(self) -> None:
-        """What is in doubt no more is not kept."""
+        """What is in doubt no more is not kept, but for what is to be looked at once more before."""
         self._is_sweeping = self._has_told = False
         old = [key for key in {**self._kept, **self._deleting} if not self.is_in_doubt(key)]
         if old:
             self._end_deleting(old)
             only_deleted = [key for key in old if key not in self._kept and key not in self._keeping]
             self._store.in_background(self._write(dict.fromkeys(only_deleted)))
-            self._give_up([key for key in old if key in self._kept])
+            self._give_up([key for key in old if key in self._kept and key not in self._rounds])
         if self._kept or self._deleting:
             self._sweep_later()
 
@@ -370,13 +371,14 @@ class LateWrites:
             return
 
         def ended(result: Any) -> Any:
-            self._checked(key, serial, number)
+            self._checked(key, serial, number, is_to_repeat=result is False)
             return result
 
         self._store.in_background(self._look(key).addBoth(ended))
 
-    def _look(self, key: str) -> Deferred[None]:
-        """Under its lock, with the bucket in order. Errors of the service are logged."""
+    def _look(self, key: str) -> Deferred[bool]:
+        """Under its lock, with the bucket in order. Errors are logged; False where the service could not be asked, and
+        may be another time."""
         name = parse_key(key)
         assert name is not None
 
@@ -385,19 +387,26 @@ class LateWrites:
             return self.undone.look(name)
 
         looked = self._store.slots.run(name.storage_index, look)
-        return looked.addErrback(self._cannot_tell, key)
+        return looked.addCallbacks(lambda _: True, self._cannot_tell, errbackArgs=(key,))
 
-    def _cannot_tell(self, failure: Failure, key: str) -> None:
-        failure.trap(S3Error, OSError, ValueError)
+    def _cannot_tell(self, failure: Failure, key: str) -> bool:
+        what = failure.trap(S3Error, OSError, ValueError)
         self.log.warn("cannot tell whether {key} is as it was written: {error}", key=key, error=str(failure.value))
+        return what is ValueError
 
-    def _checked(self, key: str, serial: int, number: int) -> None:
+    def _checked(self, key: str, serial: int, number: int, *, is_to_repeat: bool) -> None:
         if self._rounds.get(key) != serial:
             return
+        is_kept = key in self._kept
         if number + 1 < len(CHECKS_S):
             self._schedule(key, serial, number + 1)
+        elif is_to_repeat and is_kept:
+            # The copy stays until the service can be asked.
+            self._schedule(key, serial, number)
         else:
             del self._rounds[key]
+            if is_kept and not self.is_in_doubt(key):
+                self._give_up([key])
 
     # the start and the stop
 

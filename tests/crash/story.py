@@ -319,12 +319,12 @@ class Story:
                 await work.upload(run.protocol, self.chance.choice(work.files))
                 await work.lease(run.protocol)
             # A lease object that is in doubt is known at the next start.
-            await self.node.travel(LATE_S + 1)
+            await self._let_pass(LATE_S + 1)
             await self.node.kill()
             await self._stand_up()
         if run.room == "vanish":
             # What is in doubt is looked for over a restart, too.
-            await self.node.travel(LATE_S + 1)
+            await self._let_pass(LATE_S + 1)
         if run.room == "lookup":
             await self._prepare_look_ups(run)
         if run.room == "expiry":
@@ -349,7 +349,7 @@ class Story:
             si = self._fresh_file()
             await work.upload(run.protocol, si)
             await work.lease(run.protocol, si)
-        await self.node.travel(1.5 * DAY_S)
+        await self._let_pass(1.5 * DAY_S)
         await work.lease(run.protocol, work.files[0])
         await work.upload(run.protocol, work.files[1])
         self.record.may_be_gone(self.service.wall_s())
@@ -430,8 +430,7 @@ class Story:
         async def undo() -> None:
             await self._lose_to_a_late_put(work.slots[0])
             work.apply_late()
-            await self.node.travel(CHECKS_S[0] + 1)
-            await self._until_idle()
+            await self._let_pass(CHECKS_S[0] + 1)
 
         ways: dict[str, Callable[[], Awaitable[None]]] = {
             "upload.aborting": give_up, "upload.before-put": upload_small, "file.aborting": fail_part,
@@ -481,10 +480,14 @@ class Story:
                 await deferLater(self.reactor, 0.002)
             await ended
         for after_s in VANISH_CHECKS_S:
-            await self.node.travel(after_s + 1)
-            await self._until_idle()
+            await self._let_pass(after_s + 1)
 
     # what the service applied late
+
+    async def _let_pass(self, seconds: float) -> None:
+        """So long, with what the node does meanwhile: a node that is killed on the way has not lived as long."""
+        await self.node.travel(seconds)
+        await self._until_idle()
 
     async def _until_idle(self) -> None:
         while (await self.node.ask(timer=0))["busy"]:
@@ -527,8 +530,7 @@ class Story:
         objects = self.service.bucket.objects
         before = {key: objects.get(key) for key in undone}
         for after_s in CHECKS_S:
-            await self.node.travel(after_s + 1)
-            await self._until_idle()
+            await self._let_pass(after_s + 1)
         checker = Checker(self.service, self.record)
         checker.check_bucket()
         checker.end()

@@ -242,11 +242,29 @@ def test_it_goes_when_the_doubts_have_gone(living: Living) -> None:
     living.retried(b"first")
     now(living.write(b"second"))
     assert living.journal.exists() and len(living.copies) == 1
-    living.node.clock.advance(LATE_S + 1)
-    living.node.clock.advance(LATE_S + 1)
+    living.node.clock.pump([1.0] * int(2 * LATE_S + 2))
     assert living.copies == []
     stop(living.store)
     assert list(living.folder.glob(f"{JOURNAL}*")) == []
+
+
+def test_it_goes_after_a_last_look_at_what_came_as_late_as_can_be(living: Living) -> None:
+    living.put_in_doubt()
+    living.node.clock.pump([1.0] * int(LATE_S - 1))
+    living.client.store(KEY, mutable_object(b"second"))
+    living.node.clock.pump([1.0] * 120)
+    assert living.there() == b"third" and living.copies == []
+
+
+def test_it_stays_until_the_service_could_be_asked(living: Living) -> None:
+    living.put_in_doubt()
+    living.node.clock.pump([1.0] * int(LATE_S - 1))
+    living.client.store(KEY, mutable_object(b"second"))
+    living.client.fail("HeadObject", Unavailable, key=KEY, times=2)
+    living.node.clock.pump([1.0] * int(sum(CHECKS_S)))
+    assert living.there() == b"second" and len(living.copies) == 1
+    living.node.clock.pump([1.0] * int(sum(CHECKS_S)))
+    assert living.there() == b"third" and living.copies == []
 
 
 def test_where_it_cannot_be_written_nothing_is_acknowledged(
