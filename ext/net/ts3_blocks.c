@@ -52,6 +52,16 @@ static unsigned char *map(struct ts3_blocks *blocks, size_t size_bytes)
     return data;
 }
 
+void ts3_blocks_advise(void *data, size_t size_bytes)
+{
+    if (size_bytes < TS3_BLOCK_HUGE_BYTES)
+        return;
+    uintptr_t page_bytes = (uintptr_t)sysconf(_SC_PAGESIZE);
+    uintptr_t before = (page_bytes - (uintptr_t)data % page_bytes) % page_bytes;
+    uintptr_t behind = ((uintptr_t)data + size_bytes) % page_bytes;
+    (void)madvise((unsigned char *)data + before, size_bytes - before - behind, MADV_HUGEPAGE);
+}
+
 static enum ts3_err make(struct ts3_blocks *blocks, size_t size_bytes, struct ts3_block *block)
 {
     if (size_bytes > SIZE_MAX / 2)

@@ -15,9 +15,10 @@ enum ts3_err ts3_window_make(struct ts3_shared *shared, void *memory, size_t siz
     struct ts3_window *made = ts3_alloc_zero(shared->alloc, 1, sizeof *made);
     if (made == NULL)
         err = TS3_ENOMEM;
-    else if (memory != NULL)
+    else if (memory != NULL) {
+        ts3_blocks_advise(memory, size_bytes);
         made->block.data = memory;
-    else
+    } else
         err = ts3_shared_take(shared, size_bytes, &made->block);
     if (err != TS3_OK) {
         ts3_alloc_free(shared->alloc, made);

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import select
 import textwrap
 import time
@@ -205,6 +206,34 @@ def test_a_window_taken_whole(server: ScriptedServer) -> None:
     assert wait(engine)[0].failure is not None
     assert window.read(0, window.ready) == b"0123"
     engine.close()
+
+
+@pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="a kernel without huge pages")
+def test_a_large_window_taken_whole_asks_for_huge_pages(server: ScriptedServer) -> None:
+    body = bytes(4 << 20)
+    server.respond = lambda _what, _body: answer(body, headers="ETag: e1\r\n")
+    engine = make(server.url, buffer_budget_bytes=2 * len(body))
+    window = engine.window(len(body), whole=True)
+    engine.submit("GET", "k", into=window)
+    assert wait(engine)[0].failure is None
+    taken = window.read(0, len(body))
+    flags = flags_of_memory(id(taken) + len(body) // 2)
+    assert "hg" in flags.split(), flags
+    assert taken == body
+    window.close()
+    engine.close()
+
+
+def flags_of_memory(address: int) -> str:
+    """What the kernel knows of the mapping that has the address: VmFlags of proc(5), smaps."""
+    is_there = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        head = re.match("([0-9a-f]+)-([0-9a-f]+) ", line)
+        if head:
+            is_there = int(head[1], 16) <= address < int(head[2], 16)
+        elif is_there and line.startswith("VmFlags:"):
+            return line
+    raise AssertionError(f"nothing is mapped at {address:x}")
 
 
 def test_a_window_that_is_dropped_while_it_is_filled(server: ScriptedServer) -> None:
