@@ -203,7 +203,7 @@ void ts3_attempt_on_connected(struct ts3_loop *loop, struct ts3_slot *slot)
     if (slot->connected) {
         /* libcurl found its idle connection dead after sending, and sends again on a new one by
          * itself. */
-        slot->corked = false; /* the new one is not */
+        slot->gathers = slot->corked = false; /* the new one does not, and is not */
         request->unknown = true;
         request->attempts++;
         atomic_fetch_add(&loop->attempts, 1);
@@ -212,6 +212,10 @@ void ts3_attempt_on_connected(struct ts3_loop *loop, struct ts3_slot *slot)
         slot->connected = true;
         loop->connecting--;
     }
+    /* A connection that libcurl keeps has had a whole body, and gathers no more; one that did would
+     * keep this request to itself. */
+    if (loop->site->tls)
+        ts3_gather_set(&loop->gather, slot->easy, false);
     request->sent = true;
     request->half_closed = false;
     bool large = request->body.size_bytes > TS3_SLOT_INLINE_BYTES;
@@ -421,14 +425,18 @@ bool ts3_attempt_on_body(struct ts3_loop *loop, struct ts3_request *request, con
 }
 
 /* Within TLS a body is written record by record, 16 KiB each, and each would go on its way by itself,
- * at the cost of a packet at either end: on loopback a fifth of what sending takes.  A connection that
- * libcurl keeps has had a whole body, and is corked no more. */
-static void cork(struct ts3_loop *loop, struct ts3_slot *slot, bool on)
+ * at the cost of a packet at either end: on loopback a third of what sending takes.  While more is to
+ * come they are gathered, and what then fills no segment waits in the kernel. */
+static void hold_back(struct ts3_loop *loop, struct ts3_slot *slot, bool on)
 {
-    if (slot->corked == on || !loop->site->tls)
+    if (!loop->site->tls)
         return;
-    bool told = ts3_sockets_cork(&loop->sockets, slot->fd, on);
-    slot->corked = on && told;
+    if (slot->gathers != on)
+        ts3_gather_set(&loop->gather, slot->easy, on);
+    slot->gathers = on;
+    /* Not before libcurl has said which socket it is. */
+    if (slot->corked != on)
+        slot->corked = ts3_sockets_cork(&loop->sockets, slot->fd, on) && on;
 }
 
 size_t ts3_attempt_on_read(struct ts3_loop *loop, struct ts3_request *request, char *out,
@@ -436,7 +444,7 @@ size_t ts3_attempt_on_read(struct ts3_loop *loop, struct ts3_request *request, c
 {
     bool pause = false;
     size_t got = ts3_body_read(&request->body, out, size, loop->pool, &pause);
-    cork(loop, request->slot, got > 0 && request->body.position < request->body.size_bytes);
+    hold_back(loop, request->slot, got > 0 && request->body.position < request->body.size_bytes);
     if (pause) {
         request->paused = true;
         return CURL_READFUNC_PAUSE;

@@ -117,6 +117,7 @@ enum ts3_err ts3_loop_init(struct ts3_loop *loop, struct ts3_engine *engine)
     init_plain(loop, engine);
     enum ts3_err err = init_poll(loop);
     ts3_sockets_init(&loop->sockets, loop->alloc, loop->epoll_fd, &loop->now_us);
+    ts3_gather_init(&loop->gather, loop->shared, loop->site->tls);
     if (err == TS3_OK)
         err = ts3_timers_reserve(&loop->timers, 1);
     if (err == TS3_OK)
@@ -136,6 +137,7 @@ static void free_curl(struct ts3_loop *loop)
     if (loop->multi != NULL)
         (void)curl_multi_cleanup(loop->multi);
     loop->multi = NULL;
+    ts3_gather_free(&loop->gather);
     ts3_sockets_free(&loop->sockets);
 }
 

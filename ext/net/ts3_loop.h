@@ -16,6 +16,7 @@
 #include <stdatomic.h>
 
 #include "core/ts3_retry.h"
+#include "net/ts3_gather.h"
 #include "net/ts3_hist.h"
 #include "net/ts3_nap.h"
 #include "net/ts3_request.h"
@@ -40,6 +41,7 @@ struct ts3_loop {
     int epoll_fd;
     CURLM *multi;
     struct ts3_sockets sockets;
+    struct ts3_gather gather;
     struct ts3_timers timers;
     struct ts3_timer idle_timer; /* armed while connections are idle */
     struct ts3_slots slots;

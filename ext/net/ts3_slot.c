@@ -227,6 +227,7 @@ enum ts3_err ts3_slots_take(struct ts3_slots *slots, struct ts3_loop *loop,
     slot->request = request;
     slot->connected = false;
     slot->fd = CURL_SOCKET_BAD;
+    slot->gathers = false;
     slot->corked = false;
     ts3_turn_begin(slot);
     slot->error[0] = '\0';

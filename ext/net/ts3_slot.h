@@ -43,7 +43,8 @@ struct ts3_slot {
     struct curl_slist headers[TS3_SLOT_HEADERS]; /* point into text: no allocation for each */
     bool connected;                              /* the request began to go out on a connection */
     curl_socket_t fd;                            /* of that connection, or CURL_SOCKET_BAD */
-    bool corked;             /* that connection keeps what fills no segment for what is to come */
+    bool gathers;            /* that connection keeps records for those that are to come ... */
+    bool corked;             /* ... and what fills no segment */
     struct ts3_link waiting; /* for the next turn, having received its share (ts3_turn.h) */
     uint64_t turn;           /* the one that turn_bytes were received in */
     size_t turn_bytes;
