@@ -10,6 +10,10 @@
 #include <openssl/ssl.h>
 
 #define NAME "OpenSSL/"
+/* Smaller ones than this are not of a body's middle, but alerts and handshakes (KeyUpdate): OpenSSL
+ * flushes those through BIOs of its own, which in 3.0 do not say that a flush is to be tried again, as
+ * they do of a write. */
+#define LEAST_BYTES ((size_t)1024)
 
 /* OpenSSL has types for some hundred kinds of BIO in a process: this is one for all engines. */
 static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -85,7 +89,7 @@ static int on_write(BIO *bio, const char *bytes, int size)
     if (size <= 0)
         return pass_on(bio, bytes, size);
     size_t room = filter->data == NULL ? 0 : TS3_GATHER_BUFFER_BYTES - filter->size_bytes;
-    bool keep = filter->on && filter->data != NULL;
+    bool keep = filter->on && filter->data != NULL && (size_t)size >= LEAST_BYTES;
     if ((!keep || (size_t)size > room) && !let_go(bio, filter))
         return -1;
     if (!keep || (size_t)size > TS3_GATHER_BUFFER_BYTES)
@@ -132,9 +136,9 @@ static int on_destroy(BIO *bio)
 
 /* --- */
 
-/* Whether libcurl's OpenSSL is the one that functions here are of.  Where libcurl has more than one TLS
- * library, it names those in parentheses that are not in use. */
-static bool is_same_openssl(void)
+/* Whether libcurl's OpenSSL has the version of the one that functions here are of.  Where libcurl has
+ * more than one TLS library, it names those in parentheses that are not in use. */
+static bool is_same_version(void)
 {
     const char *named = curl_version_info(CURLVERSION_NOW)->ssl_version;
     return named != NULL && strncmp(named, NAME, strlen(NAME)) == 0 &&
@@ -143,7 +147,7 @@ static bool is_same_openssl(void)
 
 static void find_type(void)
 {
-    int index = is_same_openssl() ? BIO_get_new_index() : -1;
+    int index = is_same_version() ? BIO_get_new_index() : -1;
     type = index == -1 ? -1 : index | BIO_TYPE_FILTER;
 }
 
@@ -213,5 +217,8 @@ void ts3_gather_set(struct ts3_gather *gather, CURL *easy, bool on)
         curl_easy_getinfo(easy, CURLINFO_TLS_SSL_PTR, &session) != CURLE_OK || session == NULL ||
         session->backend != CURLSSLBACKEND_OPENSSL || session->internals == NULL)
         return;
-    ts3_gather_set_ssl(gather, session->internals, on);
+    /* Another copy of the same version has another address for what libcurl makes its contexts with. */
+    SSL *ssl = session->internals;
+    if (SSL_CTX_get_ssl_method(SSL_get_SSL_CTX(ssl)) == TLS_client_method())
+        ts3_gather_set_ssl(gather, ssl, on);
 }

@@ -53,7 +53,7 @@ static SSL *end_of(SSL_CTX *context, BIO *bio)
     return ssl;
 }
 
-static void open_pair(struct pair *pair, size_t pipe_bytes)
+static void open_version(struct pair *pair, size_t pipe_bytes, int version)
 {
     memset(pair, 0, sizeof *pair);
     ts3_failing_init(&pair->failing);
@@ -65,8 +65,10 @@ static void open_pair(struct pair *pair, size_t pipe_bytes)
     SSL_CTX_set_psk_client_callback(pair->context[0], client_key);
     SSL_CTX_set_psk_server_callback(pair->context[1], server_key);
     for (int i = 0; i < 2; i++) {
-        (void)SSL_CTX_set_max_proto_version(pair->context[i], TLS1_2_VERSION);
+        (void)SSL_CTX_set_min_proto_version(pair->context[i], version);
+        (void)SSL_CTX_set_max_proto_version(pair->context[i], version);
         (void)SSL_CTX_set_cipher_list(pair->context[i], "PSK-AES128-GCM-SHA256");
+        (void)SSL_CTX_set_ciphersuites(pair->context[i], "TLS_AES_128_GCM_SHA256");
     }
     BIO *ours = NULL;
     CHECK(BIO_new_bio_pair(&ours, pipe_bytes, &pair->wire, pipe_bytes) == 1);
@@ -79,6 +81,11 @@ static void open_pair(struct pair *pair, size_t pipe_bytes)
         (void)SSL_do_handshake(pair->there);
     }
     CHECK(SSL_is_init_finished(pair->here) && SSL_is_init_finished(pair->there));
+}
+
+static void open_pair(struct pair *pair, size_t pipe_bytes)
+{
+    open_version(pair, pipe_bytes, TLS1_2_VERSION);
 }
 
 static void close_pair(struct pair *pair)
@@ -201,6 +208,47 @@ TEST(a_flush_lets_go)
     CHECK_INT(BIO_flush(SSL_get_wbio(pair.here)), 1);
     read_bytes(&pair, &read, SIZE_MAX);
     CHECK_INT(read, written);
+    close_pair(&pair);
+}
+
+/* What the other side wants to be told at once lets go as well, and where the pipe is full, that is said. */
+TEST(new_keys_while_records_wait)
+{
+    struct pair pair;
+    char byte = 0;
+    open_version(&pair, TS3_GATHER_BYTES + 10000, TLS1_3_VERSION);
+    CHECK_INT(SSL_read(pair.here, &byte, 1), -1); /* tickets */
+    size_t written = 0, read = 0;
+    set(&pair, true);
+    for (int i = 0; i < 9; i++)
+        CHECK(write_bytes(&pair, &written, RECORD));
+    CHECK_INT(SSL_key_update(pair.there, SSL_KEY_UPDATE_REQUESTED), 1);
+    CHECK_INT(SSL_write(pair.there, "x", 1), 1);
+    CHECK_INT(SSL_read(pair.here, &byte, 1), 1);
+    CHECK(!write_bytes(&pair, &written, RECORD)); /* the answer goes before it */
+    read_bytes(&pair, &read, SIZE_MAX);
+    CHECK_INT(read, 8 * RECORD);
+    CHECK(write_bytes(&pair, &written, RECORD));
+    set(&pair, false);
+    CHECK(write_bytes(&pair, &written, 100));
+    read_bytes(&pair, &read, SIZE_MAX);
+    CHECK_INT(read, written);
+    close_pair(&pair);
+}
+
+/* Nor does the end of the connection wait behind them. */
+TEST(an_end_while_records_wait)
+{
+    struct pair pair;
+    open_pair(&pair, PIPE_BYTES);
+    size_t written = 0, read = 0;
+    set(&pair, true);
+    CHECK(write_bytes(&pair, &written, RECORD));
+    CHECK_INT(SSL_shutdown(pair.here), 0);
+    read_bytes(&pair, &read, written);
+    CHECK_INT(read, written);
+    char byte = 0;
+    CHECK_INT(SSL_get_error(pair.there, SSL_read(pair.there, &byte, 1)), SSL_ERROR_ZERO_RETURN);
     close_pair(&pair);
 }
 
