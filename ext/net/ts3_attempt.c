@@ -197,6 +197,20 @@ void ts3_attempt_stop(struct ts3_loop *loop, struct ts3_request *request)
 
 /* --- from libcurl's callbacks --- */
 
+/* Whether records of the slot's connection wait for those behind them. */
+static void gather(struct ts3_loop *loop, struct ts3_slot *slot, bool on)
+{
+    struct curl_tlssessioninfo *session = NULL;
+    if (!loop->site->tls ||
+        curl_easy_getinfo(slot->easy, CURLINFO_TLS_SSL_PTR, &session) != CURLE_OK ||
+        session == NULL || session->backend != CURLSSLBACKEND_OPENSSL)
+        return;
+    size_t before = loop->gather.made_count;
+    ts3_gather_set(&loop->gather, session->internals, on);
+    if (loop->gather.made_count > before)
+        ts3_shared_reserve(loop->shared, TS3_GATHER_BUFFER_BYTES);
+}
+
 void ts3_attempt_on_connected(struct ts3_loop *loop, struct ts3_slot *slot)
 {
     struct ts3_request *request = slot->request;
@@ -214,8 +228,7 @@ void ts3_attempt_on_connected(struct ts3_loop *loop, struct ts3_slot *slot)
     }
     /* A connection that libcurl keeps has had a whole body, and gathers no more; one that did would
      * keep this request to itself. */
-    if (loop->site->tls)
-        ts3_gather_set(&loop->gather, slot->easy, false);
+    gather(loop, slot, false);
     request->sent = true;
     request->half_closed = false;
     bool large = request->body.size_bytes > TS3_SLOT_INLINE_BYTES;
@@ -432,7 +445,7 @@ static void hold_back(struct ts3_loop *loop, struct ts3_slot *slot, bool on)
     if (!loop->site->tls)
         return;
     if (slot->gathers != on)
-        ts3_gather_set(&loop->gather, slot->easy, on);
+        gather(loop, slot, on);
     slot->gathers = on;
     /* Not before libcurl has said which socket it is. */
     if (slot->corked != on)

@@ -117,7 +117,8 @@ enum ts3_err ts3_loop_init(struct ts3_loop *loop, struct ts3_engine *engine)
     init_plain(loop, engine);
     enum ts3_err err = init_poll(loop);
     ts3_sockets_init(&loop->sockets, loop->alloc, loop->epoll_fd, &loop->now_us);
-    ts3_gather_init(&loop->gather, loop->shared, loop->site->tls);
+    ts3_gather_init(&loop->gather, loop->alloc,
+                    loop->site->tls ? curl_version_info(CURLVERSION_NOW)->ssl_version : NULL);
     if (err == TS3_OK)
         err = ts3_timers_reserve(&loop->timers, 1);
     if (err == TS3_OK)

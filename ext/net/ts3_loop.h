@@ -15,8 +15,8 @@
 #include <curl/curl.h>
 #include <stdatomic.h>
 
+#include "core/ts3_gather.h"
 #include "core/ts3_retry.h"
-#include "net/ts3_gather.h"
 #include "net/ts3_hist.h"
 #include "net/ts3_nap.h"
 #include "net/ts3_request.h"

@@ -10,8 +10,8 @@
 #include <openssl/bio.h>
 #include <openssl/ssl.h>
 
+#include "core/ts3_gather.h"
 #include "net/ts3_engine_priv.h"
-#include "net/ts3_gather.h"
 #include "test_net_server.h"
 #include "test_net_tls.h"
 #include "ts3_failing.h"
@@ -22,7 +22,6 @@
 
 struct pair {
     struct ts3_failing failing;
-    struct ts3_shared *shared;
     struct ts3_gather gather;
     SSL_CTX *context[2];
     SSL *here, *there;
@@ -57,8 +56,7 @@ static void open_version(struct pair *pair, size_t pipe_bytes, int version)
 {
     memset(pair, 0, sizeof *pair);
     ts3_failing_init(&pair->failing);
-    CHECK_OK(ts3_shared_new(&pair->failing.alloc, 64 << 20, &pair->shared));
-    ts3_gather_init(&pair->gather, pair->shared, true);
+    ts3_gather_init(&pair->gather, &pair->failing.alloc, curl_version_info(CURLVERSION_NOW)->ssl_version);
     CHECK(pair->gather.method != NULL);
     pair->context[0] = SSL_CTX_new(TLS_client_method());
     pair->context[1] = SSL_CTX_new(TLS_server_method());
@@ -96,13 +94,12 @@ static void close_pair(struct pair *pair)
     SSL_CTX_free(pair->context[0]);
     SSL_CTX_free(pair->context[1]);
     ts3_gather_free(&pair->gather);
-    ts3_shared_unref(pair->shared);
     CHECK_INT(pair->failing.live, 0);
 }
 
 static void set(struct pair *pair, bool on)
 {
-    ts3_gather_set_ssl(&pair->gather, pair->here, on);
+    ts3_gather_set(&pair->gather, pair->here, on);
 }
 
 static size_t on_wire(const struct pair *pair)
@@ -295,20 +292,32 @@ TEST(only_so_many_gather)
     size_t written[TS3_GATHER_BUFFERS + 1] = {0};
     for (int i = 0; i <= TS3_GATHER_BUFFERS; i++) {
         ts3_test_label("connection %d", i);
-        ts3_gather_set_ssl(gather, pairs[i].here, true);
+        ts3_gather_set(gather, pairs[i].here, true);
         CHECK(write_bytes(&pairs[i], &written[i], RECORD));
         CHECK((on_wire(&pairs[i]) == 0) == (i < TS3_GATHER_BUFFERS));
     }
     CHECK_INT(gather->made_count, TS3_GATHER_BUFFERS);
     /* One that has ended makes room for another. */
-    ts3_gather_set_ssl(gather, pairs[0].here, false);
+    ts3_gather_set(gather, pairs[0].here, false);
     CHECK(write_bytes(&pairs[0], &written[0], 1));
     size_t before = on_wire(&pairs[TS3_GATHER_BUFFERS]);
-    ts3_gather_set_ssl(gather, pairs[TS3_GATHER_BUFFERS].here, true);
+    ts3_gather_set(gather, pairs[TS3_GATHER_BUFFERS].here, true);
     CHECK(write_bytes(&pairs[TS3_GATHER_BUFFERS], &written[TS3_GATHER_BUFFERS], RECORD));
     CHECK_INT(on_wire(&pairs[TS3_GATHER_BUFFERS]), before);
     for (int i = TS3_GATHER_BUFFERS; i >= 0; i--)
         close_pair(&pairs[i]);
+}
+
+TEST(another_library_does_not_gather)
+{
+    static const char *const libraries[] = {"GnuTLS/3.7.9", "OpenSSL/3.0.0", "(OpenSSL/3.0.22) GnuTLS/3.7.9", NULL};
+    for (size_t i = 0; i < sizeof libraries / sizeof *libraries; i++) {
+        struct ts3_gather gather;
+        ts3_gather_init(&gather, ts3_alloc_libc(), libraries[i]);
+        CHECK(gather.method == NULL);
+        ts3_gather_set(&gather, NULL, true);
+        ts3_gather_free(&gather);
+    }
 }
 
 /* 1: the filter, 2: its buffer. */

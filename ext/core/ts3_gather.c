@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* See ts3_gather.h. */
-#include "net/ts3_gather.h"
+#include "core/ts3_gather.h"
 
 #include <pthread.h>
 #include <string.h>
@@ -40,7 +40,6 @@ static unsigned char *take(struct ts3_gather *gather)
     if (data == NULL)
         return NULL;
     gather->made_count++;
-    ts3_shared_reserve(gather->shared, TS3_GATHER_BUFFER_BYTES);
     return data;
 }
 
@@ -136,28 +135,26 @@ static int on_destroy(BIO *bio)
 
 /* --- */
 
-/* Whether libcurl's OpenSSL has the version of the one that functions here are of.  Where libcurl has
- * more than one TLS library, it names those in parentheses that are not in use. */
-static bool is_same_version(void)
+static bool is_same_version(const char *library)
 {
-    const char *named = curl_version_info(CURLVERSION_NOW)->ssl_version;
-    return named != NULL && strncmp(named, NAME, strlen(NAME)) == 0 &&
-           strcmp(named + strlen(NAME), OpenSSL_version(OPENSSL_VERSION_STRING)) == 0;
+    return library != NULL && strncmp(library, NAME, strlen(NAME)) == 0 &&
+           strcmp(library + strlen(NAME), OpenSSL_version(OPENSSL_VERSION_STRING)) == 0;
 }
 
 static void find_type(void)
 {
-    int index = is_same_version() ? BIO_get_new_index() : -1;
+    int index = BIO_get_new_index();
     type = index == -1 ? -1 : index | BIO_TYPE_FILTER;
 }
 
-void ts3_gather_init(struct ts3_gather *gather, struct ts3_shared *shared, bool tls)
+void ts3_gather_init(struct ts3_gather *gather, const struct ts3_alloc *alloc, const char *library)
 {
     memset(gather, 0, sizeof *gather);
-    gather->alloc = shared->alloc;
-    gather->shared = shared;
+    gather->alloc = alloc;
+    if (!is_same_version(library))
+        return;
     (void)pthread_once(&once, find_type);
-    if (!tls || type == -1)
+    if (type == -1)
         return;
     BIO_METHOD *method = BIO_meth_new(type, "tahoe-s3 gather");
     if (method == NULL)
@@ -195,8 +192,12 @@ static BIO *push(struct ts3_gather *gather, SSL *ssl, BIO *bio)
     return made;
 }
 
-void ts3_gather_set_ssl(struct ts3_gather *gather, struct ssl_st *ssl, bool on)
+void ts3_gather_set(struct ts3_gather *gather, struct ssl_st *ssl, bool on)
 {
+    /* Another copy of the same version has another address for what libcurl makes its contexts with. */
+    if (gather->method == NULL || ssl == NULL ||
+        SSL_CTX_get_ssl_method(SSL_get_SSL_CTX(ssl)) != TLS_client_method())
+        return;
     BIO *bio = SSL_get_wbio(ssl);
     if (bio != NULL && BIO_method_type(bio) != type)
         bio = on ? push(gather, ssl, bio) : NULL;
@@ -208,17 +209,4 @@ void ts3_gather_set_ssl(struct ts3_gather *gather, struct ssl_st *ssl, bool on)
         filter->data = take(gather);
     else if (!on && filter->size_bytes == 0)
         give(filter);
-}
-
-void ts3_gather_set(struct ts3_gather *gather, CURL *easy, bool on)
-{
-    struct curl_tlssessioninfo *session = NULL;
-    if (gather->method == NULL ||
-        curl_easy_getinfo(easy, CURLINFO_TLS_SSL_PTR, &session) != CURLE_OK || session == NULL ||
-        session->backend != CURLSSLBACKEND_OPENSSL || session->internals == NULL)
-        return;
-    /* Another copy of the same version has another address for what libcurl makes its contexts with. */
-    SSL *ssl = session->internals;
-    if (SSL_CTX_get_ssl_method(SSL_get_SSL_CTX(ssl)) == TLS_client_method())
-        ts3_gather_set_ssl(gather, ssl, on);
 }
