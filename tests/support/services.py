@@ -11,8 +11,10 @@ whoever started it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -27,6 +29,8 @@ from typing import IO, Any
 
 START_LIMIT_S = 60
 STOP_LIMIT_S = 2
+#: Below lie the ports of well-known services.
+LEAST_PORT = 10_000
 _clients = threading.local()
 
 
@@ -35,15 +39,20 @@ class ServiceFailed(Exception):
 
 
 def free_ports(count: int) -> list[int]:
-    """`count` different ports that nothing listened on a moment ago."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
+    """`count` different ports that nothing listened on a moment ago, and that the kernel gives no connection by itself:
+    one of those may be taken before its owner listens."""
+    (first_of_connections, _) = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    most = first_of_connections if first_of_connections > 2 * LEAST_PORT else 65536
+    ports: list[int] = []
+    with contextlib.ExitStack() as sockets:
+        for port in random.SystemRandom().sample(range(LEAST_PORT, most), most - LEAST_PORT):
+            if len(ports) == count:
+                break
+            with contextlib.suppress(OSError):
+                sockets.enter_context(socket.socket()).bind(("127.0.0.1", port))
+                ports.append(port)
+    assert len(ports) == count, "no port is free"
+    return ports
 
 
 def plain_environment() -> dict[str, str]:
