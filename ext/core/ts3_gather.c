@@ -85,9 +85,7 @@ static int on_write(BIO *bio, const char *bytes, int size)
 {
     struct filter *filter = BIO_get_data(bio);
     BIO_clear_retry_flags(bio);
-    if (size <= 0)
-        return pass_on(bio, bytes, size);
-    size_t room = filter->data == NULL ? 0 : TS3_GATHER_BUFFER_BYTES - filter->size_bytes;
+    size_t room = TS3_GATHER_BUFFER_BYTES - filter->size_bytes;
     bool keep = filter->on && filter->data != NULL && (size_t)size >= LEAST_BYTES;
     if ((!keep || (size_t)size > room) && !let_go(bio, filter))
         return -1;

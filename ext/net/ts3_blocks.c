@@ -29,6 +29,17 @@ static size_t rounded_up(size_t size_bytes, size_t unit_bytes)
     return (size_bytes + unit_bytes - 1) / unit_bytes * unit_bytes;
 }
 
+void ts3_blocks_advise(void *data, size_t size_bytes)
+{
+    if (size_bytes < TS3_BLOCK_HUGE_BYTES)
+        return;
+    uintptr_t page_bytes = (uintptr_t)sysconf(_SC_PAGESIZE);
+    uintptr_t before = (page_bytes - (uintptr_t)data % page_bytes) % page_bytes;
+    uintptr_t behind = ((uintptr_t)data + size_bytes) % page_bytes;
+    /* Where huge pages are switched off, small ones do. */
+    (void)madvise((unsigned char *)data + before, size_bytes - before - behind, MADV_HUGEPAGE);
+}
+
 /* Mapped memory, aligned for huge pages where it is large enough for one. */
 static unsigned char *map(struct ts3_blocks *blocks, size_t size_bytes)
 {
@@ -45,21 +56,10 @@ static unsigned char *map(struct ts3_blocks *blocks, size_t size_bytes)
             (void)munmap(from, before);
         if (before < slack_bytes)
             (void)munmap(data + size_bytes, slack_bytes - before);
-        /* Only advice: where huge pages are switched off, small ones do. */
-        (void)madvise(data, size_bytes, MADV_HUGEPAGE);
     }
+    ts3_blocks_advise(data, size_bytes);
     atomic_fetch_add(&blocks->mapped_bytes, size_bytes);
     return data;
-}
-
-void ts3_blocks_advise(void *data, size_t size_bytes)
-{
-    if (size_bytes < TS3_BLOCK_HUGE_BYTES)
-        return;
-    uintptr_t page_bytes = (uintptr_t)sysconf(_SC_PAGESIZE);
-    uintptr_t before = (page_bytes - (uintptr_t)data % page_bytes) % page_bytes;
-    uintptr_t behind = ((uintptr_t)data + size_bytes) % page_bytes;
-    (void)madvise((unsigned char *)data + before, size_bytes - before - behind, MADV_HUGEPAGE);
 }
 
 static enum ts3_err make(struct ts3_blocks *blocks, size_t size_bytes, struct ts3_block *block)

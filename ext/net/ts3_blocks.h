@@ -49,8 +49,8 @@ enum ts3_err ts3_blocks_take(struct ts3_blocks *blocks, size_t size_bytes, size_
                              struct ts3_block *block);
 /* Gives a block back; *block is empty afterwards, and may have been before.  room_bytes as above. */
 void ts3_blocks_give(struct ts3_blocks *blocks, size_t room_bytes, struct ts3_block *block);
-/* Asks for huge pages for the whole pages of memory that is not a block, such as that of a Python
- * bytes object, and of a size that can have one: its first touch is most of what filling it costs
+/* Asks for huge pages for the whole pages of memory that need not be a block, such as that of a
+ * Python bytes object, and of a size that can have one: its first touch is most of what filling it costs
  * beside the copy, and malloc gives large pieces back to the system sooner than they are wanted
  * again.  Only advice; the memory stays its owner's, and is not touched. */
 void ts3_blocks_advise(void *data, size_t size_bytes);

@@ -25,7 +25,8 @@ struct pair {
     struct ts3_gather gather;
     SSL_CTX *context[2];
     SSL *here, *there;
-    BIO *wire; /* there's end of the pipe */
+    BIO *wire;            /* there's end of the pipe */
+    size_t written, read; /* so many bytes, each of its place */
 };
 
 static unsigned int client_key(SSL *ssl, const char *hint, char *identity, unsigned int identity_size,
@@ -120,24 +121,24 @@ static bool is_pattern(const unsigned char *bytes, size_t position, size_t size)
     return true;
 }
 
-/* Whether the write was taken; `*position` goes on with it. */
-static bool write_bytes(struct pair *pair, size_t *position, int size)
+/* Whether the write was taken. */
+static bool write_bytes(struct pair *pair, int size)
 {
     unsigned char bytes[2 * RECORD];
     for (int i = 0; i < size; i++)
-        bytes[i] = byte_at(*position + (size_t)i);
+        bytes[i] = byte_at(pair->written + (size_t)i);
     int written = SSL_write(pair->here, bytes, size);
     if (written > 0) {
         CHECK_INT(written, size);
-        *position += (size_t)size;
+        pair->written += (size_t)size;
         return true;
     }
     CHECK_INT(SSL_get_error(pair->here, written), SSL_ERROR_WANT_WRITE);
     return false;
 }
 
-/* Reads so many bytes, or all that are there, which must be those behind `*position`. */
-static void read_bytes(struct pair *pair, size_t *position, size_t most)
+/* Reads so many bytes, or all that are there, which must be the next. */
+static void read_bytes(struct pair *pair, size_t most)
 {
     unsigned char bytes[4096];
     while (most > 0) {
@@ -146,36 +147,41 @@ static void read_bytes(struct pair *pair, size_t *position, size_t most)
             CHECK_INT(SSL_get_error(pair->there, got), SSL_ERROR_WANT_READ);
             return;
         }
-        if (!CHECK(is_pattern(bytes, *position, (size_t)got)))
+        if (!CHECK(is_pattern(bytes, pair->read, (size_t)got)))
             return;
-        *position += (size_t)got;
+        pair->read += (size_t)got;
         most -= (size_t)got;
     }
+}
+
+/* All that was written has arrived. */
+static void read_all(struct pair *pair)
+{
+    read_bytes(pair, SIZE_MAX);
+    CHECK_INT(pair->read, pair->written);
 }
 
 TEST(records_wait_for_each_other)
 {
     struct pair pair;
     open_pair(&pair, PIPE_BYTES);
-    size_t written = 0, read = 0;
     set(&pair, true);
     for (int i = 0; i < 7; i++) {
-        CHECK(write_bytes(&pair, &written, RECORD));
+        CHECK(write_bytes(&pair, RECORD));
         CHECK_INT(on_wire(&pair), 0);
     }
-    CHECK(write_bytes(&pair, &written, RECORD));
+    CHECK(write_bytes(&pair, RECORD));
     CHECK(on_wire(&pair) > TS3_GATHER_BYTES);
-    CHECK(write_bytes(&pair, &written, RECORD));
+    CHECK(write_bytes(&pair, RECORD));
     size_t before = on_wire(&pair);
     set(&pair, false);
     CHECK_INT(on_wire(&pair), before); /* only a write lets go */
-    CHECK(write_bytes(&pair, &written, 100));
-    read_bytes(&pair, &read, SIZE_MAX);
-    CHECK_INT(read, 9 * RECORD + 100);
+    CHECK(write_bytes(&pair, 100));
+    read_bytes(&pair, SIZE_MAX);
+    CHECK_INT(pair.read, 9 * RECORD + 100);
     CHECK_INT(pair.gather.free_count, 1);
-    CHECK(write_bytes(&pair, &written, 100));
-    read_bytes(&pair, &read, SIZE_MAX);
-    CHECK_INT(read, written);
+    CHECK(write_bytes(&pair, 100));
+    read_all(&pair);
     close_pair(&pair);
 }
 
@@ -184,9 +190,8 @@ TEST(an_answer_is_read_while_records_wait)
     struct pair pair;
     char answer[10];
     open_pair(&pair, PIPE_BYTES);
-    size_t written = 0;
     set(&pair, true);
-    CHECK(write_bytes(&pair, &written, RECORD));
+    CHECK(write_bytes(&pair, RECORD));
     CHECK_INT(SSL_write(pair.there, "an answer", 9), 9);
     CHECK_INT(SSL_read(pair.here, answer, sizeof answer), 9);
     CHECK(memcmp(answer, "an answer", 9) == 0);
@@ -199,12 +204,10 @@ TEST(a_flush_lets_go)
 {
     struct pair pair;
     open_pair(&pair, PIPE_BYTES);
-    size_t written = 0, read = 0;
     set(&pair, true);
-    CHECK(write_bytes(&pair, &written, RECORD));
+    CHECK(write_bytes(&pair, RECORD));
     CHECK_INT(BIO_flush(SSL_get_wbio(pair.here)), 1);
-    read_bytes(&pair, &read, SIZE_MAX);
-    CHECK_INT(read, written);
+    read_all(&pair);
     close_pair(&pair);
 }
 
@@ -215,21 +218,19 @@ TEST(new_keys_while_records_wait)
     char byte = 0;
     open_version(&pair, TS3_GATHER_BYTES + 10000, TLS1_3_VERSION);
     CHECK_INT(SSL_read(pair.here, &byte, 1), -1); /* tickets */
-    size_t written = 0, read = 0;
     set(&pair, true);
     for (int i = 0; i < 9; i++)
-        CHECK(write_bytes(&pair, &written, RECORD));
+        CHECK(write_bytes(&pair, RECORD));
     CHECK_INT(SSL_key_update(pair.there, SSL_KEY_UPDATE_REQUESTED), 1);
     CHECK_INT(SSL_write(pair.there, "x", 1), 1);
     CHECK_INT(SSL_read(pair.here, &byte, 1), 1);
-    CHECK(!write_bytes(&pair, &written, RECORD)); /* the answer goes before it */
-    read_bytes(&pair, &read, SIZE_MAX);
-    CHECK_INT(read, 8 * RECORD);
-    CHECK(write_bytes(&pair, &written, RECORD));
+    CHECK(!write_bytes(&pair, RECORD)); /* the answer goes before it */
+    read_bytes(&pair, SIZE_MAX);
+    CHECK_INT(pair.read, 8 * RECORD);
+    CHECK(write_bytes(&pair, RECORD));
     set(&pair, false);
-    CHECK(write_bytes(&pair, &written, 100));
-    read_bytes(&pair, &read, SIZE_MAX);
-    CHECK_INT(read, written);
+    CHECK(write_bytes(&pair, 100));
+    read_all(&pair);
     close_pair(&pair);
 }
 
@@ -238,12 +239,11 @@ TEST(an_end_while_records_wait)
 {
     struct pair pair;
     open_pair(&pair, PIPE_BYTES);
-    size_t written = 0, read = 0;
     set(&pair, true);
-    CHECK(write_bytes(&pair, &written, RECORD));
+    CHECK(write_bytes(&pair, RECORD));
     CHECK_INT(SSL_shutdown(pair.here), 0);
-    read_bytes(&pair, &read, written);
-    CHECK_INT(read, written);
+    read_bytes(&pair, pair.written);
+    CHECK_INT(pair.read, pair.written);
     char byte = 0;
     CHECK_INT(SSL_get_error(pair.there, SSL_read(pair.there, &byte, 1)), SSL_ERROR_ZERO_RETURN);
     close_pair(&pair);
@@ -258,26 +258,24 @@ TEST(every_byte_arrives_in_its_place)
         struct pair pair;
         ts3_test_label("a pipe of %zu bytes", pipes[i]);
         open_pair(&pair, pipes[i]);
-        size_t written = 0, read = 0;
         int refused = 0, size = 0;
-        while (written < (size_t)3 << 20) {
+        while (pair.written < (size_t)3 << 20) {
             chance = chance * 1664525 + 1013904223;
             if (size == 0) { /* else the same write again, as OpenSSL demands */
                 if (chance >> 29 == 0)
                     set(&pair, chance >> 28 & 1);
                 size = 1 + (int)(chance >> 8) % (2 * RECORD);
             }
-            bool taken = write_bytes(&pair, &written, size);
+            bool taken = write_bytes(&pair, size);
             refused += !taken;
             size = taken ? 0 : size;
             if (!taken || chance >> 30 == 0)
-                read_bytes(&pair, &read, chance >> 16);
+                read_bytes(&pair, chance >> 16);
         }
         set(&pair, false);
-        while (!write_bytes(&pair, &written, 1))
-            read_bytes(&pair, &read, SIZE_MAX);
-        read_bytes(&pair, &read, SIZE_MAX);
-        CHECK_INT(read, written);
+        while (!write_bytes(&pair, 1))
+            read_bytes(&pair, SIZE_MAX);
+        read_all(&pair);
         CHECK(refused > 5);
         close_pair(&pair);
     }
@@ -289,20 +287,19 @@ TEST(only_so_many_gather)
     for (int i = 0; i <= TS3_GATHER_BUFFERS; i++)
         open_pair(&pairs[i], PIPE_BYTES);
     struct ts3_gather *gather = &pairs[0].gather;
-    size_t written[TS3_GATHER_BUFFERS + 1] = {0};
     for (int i = 0; i <= TS3_GATHER_BUFFERS; i++) {
         ts3_test_label("connection %d", i);
         ts3_gather_set(gather, pairs[i].here, true);
-        CHECK(write_bytes(&pairs[i], &written[i], RECORD));
+        CHECK(write_bytes(&pairs[i], RECORD));
         CHECK((on_wire(&pairs[i]) == 0) == (i < TS3_GATHER_BUFFERS));
     }
     CHECK_INT(gather->made_count, TS3_GATHER_BUFFERS);
     /* One that has ended makes room for another. */
     ts3_gather_set(gather, pairs[0].here, false);
-    CHECK(write_bytes(&pairs[0], &written[0], 1));
+    CHECK(write_bytes(&pairs[0], 1));
     size_t before = on_wire(&pairs[TS3_GATHER_BUFFERS]);
     ts3_gather_set(gather, pairs[TS3_GATHER_BUFFERS].here, true);
-    CHECK(write_bytes(&pairs[TS3_GATHER_BUFFERS], &written[TS3_GATHER_BUFFERS], RECORD));
+    CHECK(write_bytes(&pairs[TS3_GATHER_BUFFERS], RECORD));
     CHECK_INT(on_wire(&pairs[TS3_GATHER_BUFFERS]), before);
     for (int i = TS3_GATHER_BUFFERS; i >= 0; i--)
         close_pair(&pairs[i]);
@@ -327,15 +324,13 @@ TEST(without_memory_each_record_leaves_by_itself)
         struct pair pair;
         ts3_test_label("allocation %zu fails", fail_at);
         open_pair(&pair, PIPE_BYTES);
-        size_t written = 0, read = 0;
         pair.failing.fail_at = pair.failing.calls + fail_at;
         set(&pair, true);
         CHECK(pair.failing.failed);
-        CHECK(write_bytes(&pair, &written, RECORD));
-        read_bytes(&pair, &read, SIZE_MAX);
-        CHECK_INT(read, written);
+        CHECK(write_bytes(&pair, RECORD));
+        read_all(&pair);
         set(&pair, true); /* now there is */
-        CHECK(write_bytes(&pair, &written, RECORD));
+        CHECK(write_bytes(&pair, RECORD));
         CHECK_INT(on_wire(&pair), 0);
         close_pair(&pair);
     }
@@ -345,10 +340,9 @@ TEST(a_broken_connection_is_said_at_once)
 {
     struct pair pair;
     open_pair(&pair, PIPE_BYTES);
-    size_t written = 0;
     set(&pair, true);
     for (int i = 0; i < 7; i++)
-        CHECK(write_bytes(&pair, &written, RECORD));
+        CHECK(write_bytes(&pair, RECORD));
     (void)BIO_shutdown_wr(BIO_next(SSL_get_wbio(pair.here)));
     char bytes[RECORD] = {0};
     int last = SSL_write(pair.here, bytes, RECORD);
@@ -379,8 +373,7 @@ TEST(an_upload_gathers)
     net_server_start(&server);
     net_engine_init(&net, &server);
     net_tls_start(&tls, server.port, NET_TLS_FINE, 0);
-    (void)snprintf(net.endpoint, sizeof net.endpoint, "https://127.0.0.1:%d", tls.listener.port);
-    net.config.ca_file = net_tls_ca_file();
+    net_tls_lead(&tls, &net);
     net_engine_open(&net);
     const struct ts3_gather *gather = &net.engine->loop.gather;
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {

@@ -292,11 +292,8 @@ static void open_engine(void)
     play.net.rand = (struct ts3_rand){longest, NULL};
     play.net.config.retry_tokens = (uint32_t)play.expect.tokens;
     play.net.config.connect_ms = MATRIX_CONNECT_MS;
-    if (play.cell.fault->special == OVER_TLS) {
-        (void)snprintf(play.net.endpoint, sizeof play.net.endpoint, "https://127.0.0.1:%d",
-                       play.tls.listener.port);
-        play.net.config.ca_file = net_tls_ca_file();
-    }
+    if (play.cell.fault->special == OVER_TLS)
+        net_tls_lead(&play.tls, &play.net);
     net_engine_open(&play.net);
 }
 

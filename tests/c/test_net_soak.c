@@ -459,9 +459,7 @@ static void open_engine(uint64_t seed)
     net->config.buffer_budget_bytes = (size_t)512 << 20;
     if (soak->over_tls) {
         net_tls_start(&soak->tls, soak->service.server.port, NET_TLS_FINE, 0);
-        (void)snprintf(net->endpoint, sizeof net->endpoint, "https://127.0.0.1:%d",
-                       soak->tls.listener.port);
-        net->config.ca_file = net_tls_ca_file();
+        net_tls_lead(&soak->tls, net);
         net->config.max_connections = 6;
     }
     net_engine_open(net);

@@ -266,6 +266,12 @@ void net_tls_start(struct net_tls *tls, int backend_port, enum net_tls_fault fau
     net_listener_start(&tls->listener, serve, tls);
 }
 
+void net_tls_lead(const struct net_tls *tls, struct net_engine *net)
+{
+    (void)snprintf(net->endpoint, sizeof net->endpoint, "https://127.0.0.1:%d", tls->listener.port);
+    net->config.ca_file = net_tls_ca_file();
+}
+
 void net_tls_stop(struct net_tls *tls)
 {
     net_listener_stop(&tls->listener);

@@ -8,6 +8,7 @@
 #define TEST_NET_TLS_H
 
 #include "test_net_listener.h"
+#include "test_net_server.h"
 
 enum net_tls_fault {
     NET_TLS_FINE,
@@ -33,6 +34,8 @@ struct net_tls {
 };
 
 void net_tls_start(struct net_tls *tls, int backend_port, enum net_tls_fault fault, int faulty);
+/* Where the engine finds it, and whom it is to trust; before net_engine_open. */
+void net_tls_lead(const struct net_tls *tls, struct net_engine *net);
 void net_tls_stop(struct net_tls *tls);
 /* A file with the certificate that is to be trusted; made once for the program. */
 const char *net_tls_ca_file(void);

@@ -77,8 +77,7 @@ static void open_all(bool over_tls, net_script script)
     net_engine_init(&all.net, &all.server);
     if (over_tls) {
         net_tls_start(&all.tls, all.server.port, NET_TLS_FINE, 0);
-        (void)snprintf(all.net.endpoint, sizeof all.net.endpoint, "https://127.0.0.1:%d", all.tls.listener.port);
-        all.net.config.ca_file = net_tls_ca_file();
+        net_tls_lead(&all.tls, &all.net);
     }
     all.net.config.buffer_budget_bytes = 16 * WINDOW;
     net_engine_open(&all.net);
