@@ -390,6 +390,14 @@ enum net_then matrix_range(struct matrix_cell *cell, int fd, const struct net_se
     return NET_KEEP;
 }
 
+/* As rclone's S3 server, which says 200 to ranges, at that. */
+enum net_then matrix_range_200(struct matrix_cell *cell, int fd, const struct net_seen *seen,
+                               struct matrix_reply *reply)
+{
+    set_status(reply, "200 OK");
+    return matrix_range(cell, fd, seen, reply);
+}
+
 /* The whole object, as if no range had been asked for. */
 enum net_then matrix_whole(struct matrix_cell *cell, int fd, const struct net_seen *seen,
                            struct matrix_reply *reply)

@@ -38,6 +38,7 @@ MATRIX_ACT(truncated);
 MATRIX_ACT(surplus);
 MATRIX_ACT(chunks); /* text: behind the second chunk, or "!..." in place of its size line */
 MATRIX_ACT(range);
+MATRIX_ACT(range_200);
 MATRIX_ACT(whole);
 MATRIX_ACT(etag);
 MATRIX_ACT(body);

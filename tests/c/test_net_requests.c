@@ -175,6 +175,45 @@ TEST(windows_fill_and_fire)
     close_both(&server, &net);
 }
 
+/* rclone's S3 server before 1.76: the range and its length are right, and the status is that of a whole object. */
+TEST(ranges_with_status_200)
+{
+#define RANGE_200(range, length, body) \
+    {"HTTP/1.1 200 OK\r\nETag: \"e1\"\r\nContent-Range: bytes " range "\r\nContent-Length: " length "\r\n\r\n" body, \
+     NET_KEEP}
+    static const struct {
+        struct net_step step;
+        bool window; /* ten bytes from the beginning are asked for, or else all */
+        uint64_t size;
+    } rows[] = {
+        {RANGE_200("0-9/1000", "10", "0123456789"), true, 1000},
+        {RANGE_200("0-8/9", "9", "012345678"), true, 9},
+        {RANGE_200("0-8/1000", "9", "012345678"), true, TS3_SIZE_NONE},
+        {RANGE_200("1-10/1000", "10", "0123456789"), true, TS3_SIZE_NONE},
+        {RANGE_200("0-9/10", "10", "0123456789"), false, 10},
+        {RANGE_200("0-9/11", "10", "0123456789"), false, TS3_SIZE_NONE},
+        {RANGE_200("0-9/*", "10", "0123456789"), false, TS3_SIZE_NONE},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        ts3_test_label("row %zu", i);
+        open_with(&server, &net, &rows[i].step, 1);
+        struct ts3_request_spec spec = spec_of(TS3_GET, "k");
+        if (rows[i].window)
+            CHECK_OK(ts3_window_new(net.engine, 10, &spec.into));
+        else
+            spec.parse = TS3_PARSE_BYTES;
+        struct ts3_event event = net_run(&net, &spec);
+        CHECK_INT(event.failed, rows[i].size == TS3_SIZE_NONE);
+        if (!event.failed)
+            CHECK_INT(event.size, rows[i].size);
+        ts3_event_clear(&event);
+        if (rows[i].window)
+            ts3_window_unref(spec.into);
+        close_both(&server, &net);
+    }
+#undef RANGE_200
+}
+
 static int temporary_file(const unsigned char *bytes, size_t size)
 {
     char name[] = "/tmp/ts3_test_XXXXXX";
