@@ -3,11 +3,12 @@
 """
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Callable, Final
 
 from tahoe_s3._native import Page, Uploads
 from tahoe_s3.download import ObjectInfo
-from tahoe_s3.s3errors import BadReply, NoSuchUpload, NotFound, S3Error, is_unsupported
+from tahoe_s3.s3errors import NOT_FOUND_CODES, BadReply, NoSuchUpload, NotFound, S3Error, is_unsupported
 
 if TYPE_CHECKING:
     from twisted.python.failure import Failure as TwistedFailure
@@ -48,10 +49,19 @@ def uploads_of(event: Event) -> Uploads:
     return event.value
 
 
-def pairs_of(event: Event) -> list[tuple[str, str]]:
+def not_deleted(event: Event, keys: Collection[str]) -> list[tuple[str, str]]:
+    """(key, S3 code) of each key that DeleteObjects left there. BadReply where it tells of a failure and not of which
+    key: the answers name failures only, so that one would pass for deleted."""
     if not isinstance(event.value, list):
         raise TypeError("the answer is not a list of keys")
-    return event.value
+    failures = [(key, code) for key, code in event.value if code and code not in NOT_FOUND_CODES]
+    asked = frozenset(keys)
+    for key, code in failures:
+        if key not in asked:
+            raise BadReply(f"the answer tells of {code} for a key that was not asked for", operation="DeleteObjects",
+                           method="POST", key=key, status=event.status, outcome="unknown", kind="protocol",
+                           request_id=event.request_id, attempts=event.attempts)
+    return failures
 
 
 def part_etag(event: Event, key: str) -> str:

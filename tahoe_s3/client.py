@@ -24,7 +24,6 @@ from tahoe_s3.deletion import Deletions
 from tahoe_s3.download import Download, ObjectInfo
 from tahoe_s3.metrics import Counters
 from tahoe_s3.s3errors import (
-    NOT_FOUND_CODES,
     AccessDenied,
     BadReply,
     Busy,
@@ -309,7 +308,7 @@ class S3Client:
         self, keys: Iterable[str], *, priority: Priority = 2, deadline_s: float | None = None,
     ) -> Deferred[list[tuple[str, str]]]:
         """DeleteObjects, a thousand keys a request, one batch after the other; single DELETEs where the service
-        refuses multi-delete (remembered).
+        refuses multi-delete or answers it with what cannot be read (remembered).
 
         Fires with (key, S3 code) of every key that was not deleted, empty when all are gone. A batch that fails as
         a whole fails the Deferred; what earlier batches did stays done, and deleting again is harmless. The error's
@@ -329,9 +328,7 @@ class S3Client:
             first_byte_ms=DELETE_SILENCE_MS,
         )
         d.addBoth(self._wrote, keys)
-        return d.addCallback(
-            lambda event: [(key, code) for key, code in answers.pairs_of(event) if code and code not in NOT_FOUND_CODES]
-        )
+        return d.addCallback(answers.not_deleted, keys)
 
     # listings
 
@@ -424,8 +421,8 @@ class S3Client:
     ) -> Deferred[ObjectInfo]:
         """CompleteMultipartUpload of (number, ETag) pairs. May take minutes.
 
-        When the service says NoSuchUpload after an answer was lost, a HEAD tells whether it had been done: it had
-        if the size is `expect_size` and the ETag fits the parts'. Without `expect_size` NoSuchUpload is an error.
+        When the service says NoSuchUpload (or NoSuchKey) after an answer was lost, a HEAD tells whether it had been
+        done: it had if the size is `expect_size` and the ETag fits the parts'. Without `expect_size` it is an error.
         """
         d = self._write(
             "CompleteMultipartUpload", "POST", key, priority, deadline_s, query=[("uploadId", upload_id)],
@@ -435,7 +432,8 @@ class S3Client:
         head = partial(self.head, key, priority=priority, deadline_s=deadline_s)
 
         def gone(failure: TwistedFailure) -> TwistedFailure | Deferred[ObjectInfo]:
-            if expect_size is None or not failure.check(NoSuchUpload):
+            # S3Proxy says NoSuchKey.
+            if expect_size is None or not failure.check(NoSuchUpload, NotFound):
                 return failure
             return completed_before(failure, parts, expect_size, head)
 
@@ -458,7 +456,11 @@ class S3Client:
     def list_multiparts(
         self, prefix: str, *, priority: Priority = 2, deadline_s: float | None = None,
     ) -> Deferred[list[Upload]]:
-        """ListMultipartUploads, all pages; empty where the service does not know the operation."""
+        """ListMultipartUploads, all pages; empty where the service does not know the operation.
+
+        In a bucket of our own all uploads are asked for and `prefix` is looked at here, since MinIO takes a prefix for
+        one whole key. With a prefix of ours in somebody else's bucket it finds nothing there.
+        """
         return self._list_multiparts(prefix, priority, deadline_s)
 
     @inlineCallbacks
@@ -466,9 +468,11 @@ class S3Client:
         self, prefix: str, priority: Priority, deadline_s: float | None,
     ) -> Generator[Deferred[Any], Any, list[Upload]]:
         found: list[Upload] = []
+        listed = 0
+        narrowed = [("prefix", self._prefix + prefix)] if self._prefix else []
         markers: list[tuple[str, str]] = []
-        while len(found) < MAX_LISTED_UPLOADS:
-            query = [("uploads", ""), ("prefix", self._prefix + prefix), ("encoding-type", "url"), *markers]
+        while listed < MAX_LISTED_UPLOADS:
+            query = [("uploads", ""), *narrowed, ("encoding-type", "url"), *markers]
             try:
                 event: Event = yield self._bucket("ListMultipartUploads", "GET", priority, deadline_s, query=query,
                                                   parse="uploads", strip=self._prefix)
@@ -477,7 +481,8 @@ class S3Client:
                     return found
                 raise
             page = answers.uploads_of(event)
-            found += page.uploads
+            listed += len(page.uploads)
+            found += (upload for upload in page.uploads if upload.key.startswith(prefix))
             if page.next_key_marker is None:
                 break
             before = markers

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Many keys deleted: a thousand a request, or one after the other where the service refuses that or a key cannot be
-said in XML.
+"""Many keys deleted: a thousand a request, or one after the other where the service refuses that or gives an answer
+that nobody can read, or a key cannot be said in XML.
 
 Owner: S3Client.delete_many. Thread: the reactor's. Errors: the first batch that fails as a whole, or the first single
 deletion that fails other than by a refusal of its key, ends it; its outcome is that of all keys together.
@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred, gatherResults, inlineCallbacks
 
 from tahoe_s3.answers import is_refused_way
 from tahoe_s3.documents import NOT_XML
-from tahoe_s3.s3errors import AccessDenied, S3Error
+from tahoe_s3.s3errors import AccessDenied, BadReply, S3Error
 
 BATCH_KEYS: Final = 1000
 """Most keys that DeleteObjects takes in one request."""
@@ -28,7 +28,7 @@ Single = Callable[[str], "Deferred[None]"]
 
 
 class Deletions:
-    """Of one client: remembers that the service refuses batches."""
+    """Of one client: remembers that the service refuses batches, or does not say what became of them."""
 
     def __init__(self) -> None:
         self._refuses_batches = False
@@ -43,7 +43,8 @@ class Deletions:
             try:
                 failures += yield batch(batched[:BATCH_KEYS])
             except S3Error as error:
-                if not is_refused_way(error):
+                # A deletion may be done twice, so an answer that says nothing is no reason to stop.
+                if not is_refused_way(error) and not isinstance(error, BadReply):
                     if len(batched) < count:
                         error.outcome = "unknown"
                     raise

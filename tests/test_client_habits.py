@@ -22,7 +22,7 @@ from tahoe_s3.client import (
     WrongRegion,
 )
 
-from .support.habits import HabitServer
+from .support.habits import PAGE, RCLONE_CREATE, HabitServer, replacing
 from .support.sigcheck import Denied
 from .test_client import opened
 from .test_client_faults import outcome_of
@@ -142,6 +142,19 @@ async def test_uploads_come_in_pages(odd: HabitServer, client: S3Client) -> None
     assert odd.count()["ListMultipartUploads"] == 3
 
 
+@ensureDeferred
+async def test_a_prefix_of_uploads_is_taken_for_a_key(odd: HabitServer) -> None:
+    """In a bucket of our own none is sent, so MinIO finds what a crash left behind."""
+    odd.bucket.uploads_of_one_key = True
+    client = opened(odd.url)
+    upload = await client.create_multipart("shares/aa/b")
+    await client.create_multipart("elsewhere")
+    assert [(found.key, found.upload_id) for found in await client.list_multiparts("shares/")] == [
+        ("shares/aa/b", upload)
+    ]
+    await client.close()
+
+
 @pytest.mark.parametrize("version", [1, 2])
 @ensureDeferred
 async def test_a_listing_that_goes_in_circles_ends(odd: HabitServer, client: S3Client, version: int) -> None:
@@ -211,6 +224,29 @@ async def test_multi_delete_has_a_content_md5(odd: HabitServer, client: S3Client
     assert "content-md5" in seen.values("authorization")[0]
 
 
+@ensureDeferred
+async def test_a_multi_delete_that_nobody_can_read(odd: HabitServer, client: S3Client) -> None:
+    """Deleting again is harmless, so each key is deleted by itself."""
+    odd.habits.bodies["DeleteObjects"] = lambda _: PAGE
+    keys = await fill(client)
+    assert await client.delete_many(keys[:20]) == []
+    assert await client.delete_many(keys[20:]) == []
+    assert odd.bucket.objects == {}
+    assert client.counters.requests["DeleteObject"] == len(keys)
+
+
+@pytest.mark.parametrize("named", [b"", b"here/another"])
+@ensureDeferred
+async def test_a_failure_of_nobody_knows_which_key(odd: HabitServer, client: S3Client, named: bytes) -> None:
+    """Only failures are named, so this one would pass for a deletion."""
+    keys = await fill(client)
+    odd.settings.delete_errors = {f"here/{keys[3]}": "InternalError"}
+    odd.habits.bodies["DeleteObjects"] = replacing((f"here/{keys[3]}".encode(), named))
+    assert await client.delete_many(keys) == []
+    assert odd.bucket.objects == {}
+    assert client.counters.requests["DeleteObject"] == len(keys)
+
+
 # ETags and what answers lack
 
 
@@ -228,6 +264,26 @@ async def test_etags_that_are_no_md5(odd: HabitServer, client: S3Client) -> None
     odd.drop("CompleteMultipartUpload", applied=True)
     info = await client.complete_multipart("m", upload, parts, expect_size=20)
     assert info.etag == odd.bucket.objects["here/m"].etag.strip('"')
+
+
+@ensureDeferred
+async def test_another_name_for_the_result_of_create(odd: HabitServer, client: S3Client) -> None:
+    odd.habits.bodies["CreateMultipartUpload"] = RCLONE_CREATE
+    upload = await client.create_multipart("m")
+    etag = await client.upload_part("m", upload, 1, b"x" * 10)
+    await client.complete_multipart("m", upload, [(1, etag)], expect_size=10)
+    assert odd.bucket.objects["here/m"].body == b"x" * 10
+
+
+@ensureDeferred
+async def test_another_error_for_an_upload_that_has_ended(odd: HabitServer, client: S3Client) -> None:
+    """S3Proxy says NoSuchKey to a Complete whose first answer was lost."""
+    odd.habits.bodies["CompleteMultipartUpload"] = lambda body: body.replace(b"NoSuchUpload", b"NoSuchKey")
+    upload = await client.create_multipart("m")
+    parts = [(1, await client.upload_part("m", upload, 1, b"x" * 10))]
+    odd.drop("CompleteMultipartUpload", applied=True)
+    assert (await client.complete_multipart("m", upload, parts, expect_size=10)).size == 10
+    assert isinstance(await outcome_of(client.complete_multipart("n", upload, parts, expect_size=10)), NotFound)
 
 
 @ensureDeferred

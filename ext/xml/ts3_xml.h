@@ -10,8 +10,8 @@
  * is valid for ..._free after its parser failed too (it is empty then).
  * Thread: any number of parsers at a time on different threads, after ts3_xml_setup was called
  * once.
- * Errors: TS3_EXML (not well-formed, cut off, DTD, another root, a required element missing or
- * unreadable), TS3_ELIMIT (a limit below), TS3_ENOMEM. */
+ * Errors: TS3_EXML (not well-formed, cut off, DTD, another root (but see ts3_xml_multi.h), a
+ * required element missing or unreadable), TS3_ELIMIT (a limit below), TS3_ENOMEM. */
 #ifndef TS3_XML_H
 #define TS3_XML_H
 

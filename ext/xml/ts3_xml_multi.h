@@ -11,7 +11,9 @@
 #include "xml/ts3_xml.h"
 #include "xml/ts3_xml_error.h"
 
-/* ---- the results of Create, Complete, and of copies of objects and parts ---- */
+/* ---- the results of Create, Complete, and of copies of objects and parts ----
+ * A root of another name than S3's is taken for the result if it has the text asked for right below
+ * it: rclone's S3 server calls that of Create InitiateMultipartUpload, and most clients do not look. */
 
 enum ts3_xml_result_kind {
     TS3_XML_RESULT_CREATE,   /* text is the upload id: required */

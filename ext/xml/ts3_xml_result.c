@@ -18,6 +18,7 @@ static const char *const names[TAG_COUNT] = {
 struct run {
     enum ts3_xml_result_kind kind;
     struct ts3_xml_result *result;
+    bool is_foreign; /* the root has another name than S3's */
 };
 
 static bool is_root(enum ts3_xml_result_kind kind, int tag)
@@ -36,11 +37,13 @@ static bool is_root(enum ts3_xml_result_kind kind, int tag)
 static void start(void *ctx, struct ts3_sax *sax, int tag)
 {
     struct run *run = ctx;
-    if (ts3_sax_depth(sax) != 1 || is_root(run->kind, tag))
+    if (ts3_sax_depth(sax) != 1)
         return;
-    /* An Error ends this parse too: another parser reads it. */
+    run->is_foreign = !is_root(run->kind, tag);
+    /* An Error ends this parse: another parser reads it. */
     run->result->is_error = tag == ERROR;
-    ts3_sax_fail(sax, TS3_EXML, "the document is not the result of the request");
+    if (tag == ERROR)
+        ts3_sax_fail(sax, TS3_EXML, "the document is an Error");
 }
 
 static void end(void *ctx, struct ts3_sax *sax, int tag, struct ts3_str text)
@@ -60,12 +63,14 @@ enum ts3_err ts3_xml_result_parse(const struct ts3_alloc *alloc, const char *doc
                                   struct ts3_xml_result *result, struct ts3_xml_fault *fault)
 {
     static const struct ts3_sax_rules rules = {names, TAG_COUNT, start, end};
-    struct run run = {kind, result};
+    struct run run = {.kind = kind, .result = result};
     *result = (struct ts3_xml_result){.error.server_time_s = TS3_TIME_NONE};
     ts3_arena_init(&result->arena, alloc, TS3_XML_MAX_DOCUMENT);
     enum ts3_err err = ts3_sax_run(alloc, document, size_bytes, &rules, &run, fault);
     if (result->is_error)
         err = ts3_xml_error_parse(alloc, document, size_bytes, &result->error, fault);
+    else if (!err && run.is_foreign && !result->text.len)
+        err = ts3_xml_blame(fault, TS3_EXML, "the document is not the result of the request");
     else if (!err && kind != TS3_XML_RESULT_COMPLETE && !result->text.len)
         err = ts3_xml_blame(fault, TS3_EXML, "the result has no %s",
                             kind == TS3_XML_RESULT_CREATE ? names[UPLOAD_ID] : names[ETAG]);

@@ -408,7 +408,8 @@ class ShareWriter(BucketWriter):
         must_keep, is_ours = self._store.late.must_keep(self.key), True
         try:
             info: ObjectInfo = yield self._put_or_complete()
-            is_sure = True
+            # What Complete says of the ETag is no more than a hint on some services (S3Proxy, gofakes3).
+            is_sure = self._parts is None
         except S3Error as error:
             if error.outcome == "not_applied" or self._store.watch.lost is not None:
                 # Where another serves the bucket, what it does not know of is not stored.

@@ -108,6 +108,19 @@ TEST(results_of_create_complete_and_copy)
          NULL},
         {TS3_XML_RESULT_CREATE, "<CopyObjectResult><ETag>e</ETag></CopyObjectResult>", TS3_EXML, "",
          NULL},
+        /* roots of another name (rclone's S3 server): what was asked for decides */
+        {TS3_XML_RESULT_CREATE,
+         XML "<InitiateMultipartUpload><Key>k</Key><UploadId>u</UploadId></InitiateMultipartUpload>",
+         TS3_OK, "u", NULL},
+        {TS3_XML_RESULT_CREATE, "<html><body><UploadId>u</UploadId></body></html>", TS3_EXML, "",
+         NULL},
+        {TS3_XML_RESULT_CREATE, "<UploadId>u</UploadId>", TS3_EXML, "", NULL},
+        {TS3_XML_RESULT_COMPLETE, "<CompleteMultipartUpload><ETag>e-2</ETag></CompleteMultipartUpload>",
+         TS3_OK, "e-2", NULL},
+        {TS3_XML_RESULT_COMPLETE, "<CompleteMultipartUpload/>", TS3_EXML, "", NULL},
+        {TS3_XML_RESULT_COMPLETE, "<html><body>200 OK</body></html>", TS3_EXML, "", NULL},
+        {TS3_XML_RESULT_COMPLETE, "<Response><Error><Code>X</Code></Error></Response>", TS3_EXML,
+         "", NULL},
         /* Complete: white space comes while the service works */
         {TS3_XML_RESULT_COMPLETE,
          "\n\n   \n" XML "<CompleteMultipartUploadResult " NS

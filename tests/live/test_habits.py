@@ -25,7 +25,7 @@ from twisted.internet.task import deferLater
 from tahoe_s3.client import NotFound, S3Error
 from tahoe_s3.store.store import VANISH_CHECKS_S
 
-from ..support.habits import HabitServer
+from ..support.habits import RCLONE_CREATE, HabitServer, etag_of_parts
 from .node_here import MIB, NodeHere, fresh_index, open_here
 
 
@@ -98,6 +98,8 @@ HABITS: dict[str, Callable[[HabitServer], None]] = {
     "no ETags of writes": lambda odd: odd.habits.without.update(
         PutObject={"etag", "last-modified"}, CompleteMultipartUpload={"etag"}
     ),
+    "other ETags of Complete": lambda odd: odd.habits.bodies.update(CompleteMultipartUpload=etag_of_parts),
+    "as rclone": lambda odd: odd.habits.bodies.update(CreateMultipartUpload=RCLONE_CREATE),
     "no dates": lambda odd: odd.habits.without.update(GetObject={"last-modified"}, HeadObject={"last-modified"}),
     "chunked": lambda odd: set_all(odd.habits, chunked=True, lower_case=True),
     "closes": lambda odd: set_all(odd.habits, closes="silently"),
@@ -237,6 +239,22 @@ async def test_complete_that_fails_behind_a_200(odd: HabitServer, tmp_path: Path
     odd.habits.complete_fails = 0
     await node.upload(other, {0: data})
     assert await node.read(other, 0, [(0, 2_500_000)]) == [data]
+    await node.close()
+
+
+@ensureDeferred
+async def test_reading_after_complete_named_another_etag(odd: HabitServer, tmp_path: Path) -> None:
+    """The first GET tells the ETag; none is thrown away, and nothing is asked beside."""
+    odd.habits.bodies["CompleteMultipartUpload"] = etag_of_parts
+    node = await open_here(reactor, odd, tmp_path, part_size_bytes=MIB)
+    index, data = fresh_index(), os.urandom(2_500_000)
+    await node.upload(index, {0: data})
+    odd.log.clear()
+    assert await node.read(index, 0, [(0, 2_500_000)]) == [data]
+    assert await node.read(index, 0, [(2_499_000, 1000)]) == [data[2_499_000:]]
+    assert {seen.operation for seen in odd.log} == {"GetObject"}
+    ranges = [seen.values("range") for seen in odd.log]
+    assert all(ranges.count(one) == 1 for one in ranges)
     await node.close()
 
 

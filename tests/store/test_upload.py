@@ -86,8 +86,10 @@ def test_the_object_is_the_disk_backends_file(place: ServerPlace, tmp_path: Path
     assert place.object() == disk_file(tmp_path, data, size, 1_700_000_000.7)
     row = place.row()
     assert (row.size, row.data_length, row.kind) == (object_size(size), size, "immutable")
-    assert row.etag_is_sure and row.leases is not None and len(row.leases) == 1
+    assert row.leases is not None and len(row.leases) == 1
     parts = -(-object_size(size) // PART)
+    # Some services name another ETag in the answer to Complete.
+    assert row.etag_is_sure == (parts == 1)
     budget = {"PutObject": 1} if parts == 1 else {
         "CreateMultipartUpload": 1, "UploadPart": parts, "CompleteMultipartUpload": 1
     }  # fmt: skip

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -32,7 +33,8 @@ class HabitBucket(Bucket):
     shuffled: listings come in any order, some entries twice (rclone's S3 server). overlap: entries of the page before
     that a page repeats. ignores_prefix: listings are always of all keys. listed_etag: what listings say instead of an
     ETag. opaque_etags: ETags that are no MD5 and differ for equal bytes (encryption). lag: listings are those of the
-    moment it was switched on (Swift). absent: how often reading a key says 404 though it is there (eventual
+    moment it was switched on (Swift). uploads_of_one_key: a prefix of ListMultipartUploads is taken for a key (MinIO).
+    absent: how often reading a key says 404 though it is there (eventual
     consistency).
     """
 
@@ -40,6 +42,7 @@ class HabitBucket(Bucket):
         super().__init__(min_part_bytes=min_part_bytes)
         self.shuffled = False
         self.overlap = 0
+        self.uploads_of_one_key = False
         self.ignores_prefix = False
         self.listed_etag: Callable[[str], str] | None = None
         self.opaque_etags = False
@@ -94,6 +97,10 @@ class HabitBucket(Bucket):
             entries = [(key, replace(stored, etag=self.listed_etag(stored.etag))) for key, stored in entries]
         return Listing(entries, page.prefixes, page.next_after)
 
+    def listed_uploads(self, prefix: str) -> list[tuple[str, str]]:
+        rows = super().listed_uploads(prefix)
+        return [row for row in rows if row[0] == prefix] if prefix and self.uploads_of_one_key else rows
+
     def _repeated(self, prefix: str, after: str) -> list[tuple[str, Stored]]:
         before = [key for key in sorted(self.objects, key=str.encode) if key.startswith(prefix) and key <= after]
         return [(key, self.objects[key]) for key in before[len(before) - self.overlap :]] if self.overlap else []
@@ -107,6 +114,7 @@ class Habits:
     takes_for_listing: operations whose query parameter is not looked at, so that they get ListObjects' answer.
     pages: how many requests a proxy in front answers with `page_status` and a page for people, by operation.
     complete_fails: how many times CompleteMultipartUpload says 200 and then, in the body, that it failed.
+    bodies: what an operation's body becomes on its way out.
     closes: "says" Connection: close, or "silently" closes after each answer. chunked: no Content-Length, where there
     is a body. lower_case: names of header fields. without: fields that an operation's answers lack; extra: fields
     that all have. region_status, region_by: how a request for another region is refused, and whether the right one
@@ -118,6 +126,7 @@ class Habits:
     pages: dict[str, int] = field(default_factory=dict)
     page_status: int = 502
     complete_fails: int = 0
+    bodies: dict[str, Callable[[bytes], bytes]] = field(default_factory=dict)
     closes: str = ""
     chunked: bool = False
     lower_case: bool = False
@@ -173,7 +182,9 @@ class HabitServer(S3Server):
         if "header" not in habits.region_by:
             dropped = {*dropped, "x-amz-bucket-region"}
         headers = {**answer.headers, **habits.extra}
-        answer = replace(answer, headers={name: headers[name] for name in headers if name not in dropped})
+        change = habits.bodies.get(operation_of(call), bytes)
+        kept = {name: headers[name] for name in headers if name not in dropped}
+        answer = replace(answer, headers=kept, body=change(answer.body))
         if "document" not in habits.region_by and b"<Region>" in answer.body:
             answer = replace(answer, body=b"")
         if habits.closes:
@@ -189,6 +200,27 @@ class HabitServer(S3Server):
         dropped = self.habits.without.get(operation_of(call), set())
         if "content-length" not in dropped and (call.method == "HEAD" or not self.habits.chunked):
             super()._say_length(request, call, size)
+
+
+def replacing(*pairs: tuple[bytes, bytes]) -> Callable[[bytes], bytes]:
+    """For Habits.bodies: each first one, which must be there, becomes the second."""
+
+    def change(body: bytes) -> bytes:
+        for old, new in pairs:
+            assert old in body
+            body = body.replace(old, new)
+        return body
+
+    return change
+
+
+#: As rclone's S3 server says it.
+RCLONE_CREATE = replacing((b"InitiateMultipartUploadResult", b"InitiateMultipartUpload"))
+
+
+def etag_of_parts(body: bytes) -> bytes:
+    """CompleteMultipartUpload names another ETag than GET, HEAD and listings have (S3Proxy, gofakes3)."""
+    return re.sub(rb"<ETag>.*</ETag>", b"<ETag>&quot;0123456789abcdef0123456789abcdef-2&quot;</ETag>", body)
 
 
 def _write_in_lower_case(channel: Any, version: bytes, code: bytes, reason: bytes, headers: Any) -> None:

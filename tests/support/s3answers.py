@@ -268,8 +268,7 @@ def _list_uploads(server: S3Server, call: Call) -> Answer:
     prefix = call.query.get("prefix", "")
     after = (call.query.get("key-marker", ""), call.query.get("upload-id-marker", "\U0010ffff"))
     limit = min(int(call.query.get("max-uploads", "1000")), server.settings.page_size)
-    rows = sorted((upload.key, upload_id) for upload_id, upload in server.bucket.uploads.items())
-    rows = [row for row in rows if row[0].startswith(prefix) and row > after]
+    rows = [row for row in server.bucket.listed_uploads(prefix) if row > after]
     page = rows[:limit]
     inside = _tag("Bucket", server.bucket_name) + (_tag("EncodingType", "url") if url else "")
     inside += _tag("IsTruncated", "true" if len(rows) > len(page) else "false")

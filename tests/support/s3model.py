@@ -112,6 +112,11 @@ class Bucket:
         self.upload(key, upload_id).parts[number] = part
         return part
 
+    def listed_uploads(self, prefix: str) -> list[tuple[str, str]]:
+        """Keys and upload ids of those under way, in order."""
+        rows = ((upload.key, upload_id) for upload_id, upload in self.uploads.items())
+        return sorted(row for row in rows if row[0].startswith(prefix))
+
     def complete(self, key: str, upload_id: str, wanted: Sequence[tuple[int, str]], *, now_s: float) -> Stored:
         """Makes the object of the parts named by number and ETag, in ascending order."""
         upload = self.upload(key, upload_id)
