@@ -7,6 +7,7 @@
 #   make oracle        EXAMPLES=n random runs beside Tahoe's disk backend, and of concurrent clients on the same slots
 #   make exits         a thousand processes end, and one forks a hundred times, in the middle of TLS transfers
 #   make sanitize-python tsan-python valgrind-python dev-python debug-python    the engine's Python tests, watched
+#   make services      the client, the demo and Tahoe's suites on seven other S3 servers, where they are installed
 #   make screenshots   the status page's pictures in docs/images, taken with chromium
 #   make bench-compare ours and the alternatives side by side, see benchmarks/README.rst; bench-million: a million shares
 #   make clean         removes what these made
@@ -25,9 +26,10 @@ CLANG ?= $(firstword $(foreach name,clang clang-19 clang-16 clang-14,$(shell com
 WARN = -std=c11 -Wall -Wextra -Wconversion -Wshadow -Werror
 
 .PHONY: help demo test venv packages lint types cwarn ctest sanitize pytest tahoe-suites installs bench bench-compare bench-million clean
+.PHONY: services
 .PHONY: crashes oracle screenshots exits sanitize-python sanitize-python-quick tsan-python valgrind-python dev-python debug-python
 help:
-	@sed -n '2,13s/^# //p' Makefile
+	@sed -n '2,14s/^# //p' Makefile
 
 demo: venv
 	$(BIN)/python -m tests.live.demo
@@ -123,7 +125,11 @@ debug-python: packages
 	$(VENV)-debug/bin/python $(ENGINE_TESTS)
 
 tahoe-suites: venv
-	$(BIN)/python -m tests.tahoe.run --jobs $(JOBS) --on disk --on moto --on seaweedfs
+	$(BIN)/python -m tests.tahoe.run --jobs $(JOBS) --on disk --on moto --on seaweedfs --on rclone
+
+# On other S3 servers, those of them that are installed; docs/testing.rst says where they come from. ON="garage minio"
+services: venv
+	$(BIN)/python -m tests.run_services --jobs $(JOBS) $(ON)
 
 installs: venv
 	$(BIN)/python -m tests.installs

@@ -9,7 +9,9 @@ SeaweedFS) are processes of their own, started once a session when a test first 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import pytest
 import pytest_twisted
 from hypothesis import HealthCheck, settings
 
+from .support.others import service_named
 from .support.s3server import S3Server
 from .support.services import Moto, SeaweedFS, Service
 
@@ -40,22 +43,33 @@ async def s3server() -> Any:
 
 
 @pytest.fixture(scope="session")
-def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Moto]:
-    with Moto(tmp_path_factory.mktemp("moto")) as service:
-        yield service
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Service]]:
+    """The service of a name, started when it is first asked for and ended with the session."""
+    started: dict[str, Service] = {}
+    with contextlib.ExitStack() as stack:
+
+        def one(name: str) -> Service:
+            if name not in started:
+                started[name] = stack.enter_context(service_named(name)(tmp_path_factory.mktemp(name)))
+            return started[name]
+
+        yield one
 
 
-@pytest.fixture(scope="session")
-def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
-    with SeaweedFS(tmp_path_factory.mktemp("seaweedfs")) as service:
-        yield service
+@pytest.fixture
+def moto(running: Callable[[str], Moto]) -> Moto:
+    return running("moto")
 
 
-@pytest.fixture(params=["moto", "seaweedfs"])
-def service(request: pytest.FixtureRequest) -> Service:
-    """Each of the real services in turn."""
-    found: Service = request.getfixturevalue(request.param)
-    return found
+@pytest.fixture
+def seaweedfs(running: Callable[[str], SeaweedFS]) -> SeaweedFS:
+    return running("seaweedfs")
+
+
+@pytest.fixture(params=os.environ.get("TAHOE_S3_SERVICES", "moto,seaweedfs,rclone").split(","))
+def service(request: pytest.FixtureRequest, running: Callable[[str], Service]) -> Service:
+    """Each of the real services in turn, or those that TAHOE_S3_SERVICES names (support/others.py)."""
+    return running(request.param)
 
 
 @pytest.fixture

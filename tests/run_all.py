@@ -50,7 +50,8 @@ class Result:
 def steps(jobs: int) -> list[Step]:
     tools = Path(sys.executable).parent
     python = sys.executable
-    suites = [python, "-m", "tests.tahoe.run", f"--jobs={jobs}", "--on=disk", "--on=moto", "--on=seaweedfs"]
+    suites = [python, "-m", "tests.tahoe.run", f"--jobs={jobs}", "--on=disk", "--on=moto", "--on=seaweedfs",
+              "--on=rclone"]
     pytest = [str(tools / "pytest"), "-q", "-p", "no:cacheprovider", "--disable-warnings", "--durations=5"]
     c_tests = ["make", "--no-print-directory", f"-j{jobs}", "-C", "tests/c"]
     return [

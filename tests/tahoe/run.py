@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Runs Tahoe's own suites: on stock Tahoe (disk), on moto, on SeaweedFS; all of their tests, a few classes
-at a time.
+"""Runs Tahoe's own suites: on stock Tahoe (disk) and on S3 services; all of their tests, a few classes at a time.
 
     python -m tests.tahoe.run --on disk --on moto --on seaweedfs [--jobs 2] [NAME...]
 
@@ -24,7 +23,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..support.services import Moto, SeaweedFS, Service
+from ..support.others import INSTALLED, OTHERS, service_named
+from ..support.services import Service
 
 SUITES = ("test_system", "test_istorageserver", "test_storage_http", "test_introducer")
 """test_system and test_istorageserver are all that start nodes through Tahoe's SystemTestMixin;
@@ -173,7 +173,7 @@ def backend(name: str, folder: Path) -> Iterator[Service | None]:
     if name == "disk":
         yield None
         return
-    with (Moto if name == "moto" else SeaweedFS)(folder / "service") as service:
+    with service_named(name)(folder / "service") as service:
         yield service
 
 
@@ -201,7 +201,7 @@ def run_on(name: str, counts: dict[str, int], *, jobs: int) -> tuple[int, int]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--on", action="append", choices=["disk", "moto", "seaweedfs"], required=True)
+    parser.add_argument("--on", action="append", choices=["disk", *INSTALLED, *OTHERS], required=True)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("names", nargs="*", default=list(SUITES), help="modules of allmydata.test, or classes")
     given = parser.parse_args()
