@@ -42,7 +42,7 @@ from tahoe_s3.s3errors import (
     WrongRegion,
     is_unsupported,
 )
-from tahoe_s3.settle import OnWrite, completed_before, tell_ended, written
+from tahoe_s3.settle import OnWrite, completed_before, deleted, tell_ended, written
 from tahoe_s3.transfer import Call, Priority, ReactorLike, Transfers
 
 if TYPE_CHECKING:
@@ -300,9 +300,10 @@ class S3Client:
         return d.addCallback(answers.info_of, key)
 
     def delete(self, key: str, *, priority: Priority = 1, deadline_s: float | None = None) -> Deferred[None]:
-        """DeleteObject. Success also where the object does not exist."""
+        """DeleteObject. Success also where the object does not exist; a HEAD tells where the answer is not S3's."""
+        head = partial(self.head, key, priority=priority, deadline_s=deadline_s)
         d = self._write("DeleteObject", "DELETE", key, priority, deadline_s)
-        return d.addCallbacks(answers.nothing, answers.none_for(answers.is_absence))
+        return d.addCallbacks(deleted, answers.none_for(answers.is_absence), callbackArgs=(key, head))
 
     def delete_many(
         self, keys: Iterable[str], *, priority: Priority = 2, deadline_s: float | None = None,

@@ -43,6 +43,7 @@ def tell_ended(on_write: OnWrite, result: Event | Failure, keys: Iterable[str]) 
             on_write(key, is_in_doubt=is_in_doubt, is_answered=is_answered)
 
 
+NO_CONTENT: Final = 204
 OLDER_S: Final = 60
 """A service may take the time when a PUT began, or another machine's clock, for an object's LastModified."""
 
@@ -70,6 +71,25 @@ def written(
     raise BadReply(
         f"the answer has no ETag, and a HEAD of the object {why}", operation=operation, key=key, status=event.status,
         outcome="unknown", kind="protocol", request_id=event.request_id, attempts=event.attempts,
+    )
+
+
+@inlineCallbacks
+def deleted(event: Event, key: str, head: Head) -> Generator[Deferred[Any], Any, None]:
+    """After a deletion that was answered: where the status is not S3's 204, which a page of some proxy would not have,
+    is the object gone? Fails with BadReply of outcome "unknown" where it is not."""
+    if event.status == NO_CONTENT:
+        return
+    try:
+        yield head()
+        why = "shows it still"
+    except NotFound:
+        return
+    except S3Error as error:
+        why = f"failed ({error})"
+    raise BadReply(
+        f"not the answer to a deletion, and a HEAD of the object {why}", operation="DeleteObject", key=key,
+        status=event.status, outcome="unknown", kind="protocol", request_id=event.request_id, attempts=event.attempts,
     )
 
 

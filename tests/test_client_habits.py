@@ -235,6 +235,24 @@ async def test_a_multi_delete_that_nobody_can_read(odd: HabitServer, client: S3C
     assert client.counters.requests["DeleteObject"] == len(keys)
 
 
+@ensureDeferred
+async def test_a_deletion_is_not_believed_from_a_page(odd: HabitServer, client: S3Client) -> None:
+    """S3 says 204. To another success a HEAD says whether the object is gone."""
+    await client.put("k", b"body")
+    odd.habits.pages, odd.habits.page_status = {"DeleteObject": 1}, 200
+    error = await outcome_of(client.delete("k"))
+    assert isinstance(error, BadReply)
+    assert (error.outcome, "shows it still" in str(error)) == ("unknown", True)
+    odd.habits.pages = {"DeleteObjects": 99, "DeleteObject": 99}
+    assert isinstance(await outcome_of(client.delete_many(["k"])), BadReply)
+    odd.habits.pages = {}
+    await client.delete("k")
+    assert odd.bucket.objects == {}
+    odd.habits.refused["DeleteObject"] = (200, "")
+    await client.delete("k")
+    assert client.counters.requests["HeadObject"] == 3
+
+
 @pytest.mark.parametrize("named", [b"", b"here/another"])
 @ensureDeferred
 async def test_a_failure_of_nobody_knows_which_key(odd: HabitServer, client: S3Client, named: bytes) -> None:
