@@ -12,6 +12,7 @@ storage index. Errors: S3Error, and OSError where the journal cannot be written.
 from __future__ import annotations
 
 import errno
+import hashlib
 from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.logger import Logger
 
-from tahoe_s3.client import NotFound, ObjectInfo, Unavailable
+from tahoe_s3.client import GetResult, NotFound, ObjectInfo, Unavailable
 from tahoe_s3.store.index import IMMUTABLE, MUTABLE, OverlayRow, ShareRow
 from tahoe_s3.store.journal import Kept
 from tahoe_s3.store.keys import LeaseId, ShareId, lease_key, share_key
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from tahoe_s3.store.store import Store
 
 BACKGROUND: Final = 2
+PIECE_BYTES: Final = 8 * 1024 * 1024
 #: Failures that say nothing of a file.
 _PASSING: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
@@ -80,6 +82,9 @@ class Undone:
             return found
         if found is not None and found.etag == kept.etag:
             return replace(found, etag_is_sure=True)
+        if found is not None and (yield self._is_same(share, kept, found)):
+            yield self._late.keep_again(key, replace(kept, etag=found.etag))
+            return self._of_this_version(share, kept, replace(found, etag_is_sure=True))
         again: ShareRow | None = yield self._put_again(share, kept)
         if again is not None:
             return again
@@ -122,7 +127,6 @@ class Undone:
         """Put the version that was acknowledged, from its copy. None where there is none."""
         store, key = self._store, share_key(*share)
         path: Path | None = yield self._copy(share, kept)
-        row = store.index.share(*share)
         if path is None:
             return None
         yield self._require_ours()
@@ -135,10 +139,30 @@ class Undone:
         )  # fmt: skip
         kind = MUTABLE if kept.leases is None else IMMUTABLE
         fresh = ShareRow(share.shnum, kept.size, info.etag, True, info.modified_s, kind)
+        return self._of_this_version(share, kept, fresh)
+
+    def _of_this_version(self, share: ShareId, kept: Kept, fresh: ShareRow) -> ShareRow:
+        """The row of the version that was kept, which has the ETag of `fresh`: what is known of it is known still."""
+        row = self._store.index.share(*share)
         if row is None or row.etag != kept.etag:
             return fresh
-        # What is known of it is known still.
-        return replace(row, etag=info.etag, etag_is_sure=True, modified_s=info.modified_s)
+        return replace(row, etag=fresh.etag, etag_is_sure=True, modified_s=fresh.modified_s)
+
+    @inlineCallbacks
+    def _is_same(self, share: ShareId, kept: Kept, found: ShareRow) -> Generator[Deferred[Any], Any, bool]:
+        """Whether it is what was kept by another name: of an object of parts some services tell an ETag when it is
+        completed that is not the object's (S3Proxy, gofakes3, rclone before 1.76). Its bytes tell."""
+        store, digest = self._store, hashlib.sha256()
+        if found.size != kept.size or kept.sha256 is None or kept.size <= store.part_size_bytes:
+            return False
+        for offset in range(0, found.size, PIECE_BYTES):
+            length = min(PIECE_BYTES, found.size - offset)
+            # Not as background work, since others may wait for the lock.
+            got: GetResult = yield store.client.get(
+                share_key(*share), offset=offset, length=length, expect_etag=found.etag, priority=1
+            )
+            digest.update(got.data)
+        return digest.hexdigest() == kept.sha256
 
     @inlineCallbacks
     def _copy(self, share: ShareId, kept: Kept) -> Generator[Deferred[Any], Any, Path | None]:

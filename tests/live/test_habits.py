@@ -23,6 +23,7 @@ from twisted.internet.defer import ensureDeferred as as_deferred
 from twisted.internet.task import deferLater
 
 from tahoe_s3.client import NotFound, S3Error
+from tahoe_s3.store.keys import ShareId
 from tahoe_s3.store.store import VANISH_CHECKS_S
 
 from ..support.habits import RCLONE_CREATE, HabitServer, etag_of_parts
@@ -255,6 +256,27 @@ async def test_reading_after_complete_named_another_etag(odd: HabitServer, tmp_p
     assert {seen.operation for seen in odd.log} == {"GetObject"}
     ranges = [seen.values("range") for seen in odd.log]
     assert all(ranges.count(one) == 1 for one in ranges)
+    await node.close()
+
+
+@ensureDeferred
+async def test_a_large_mutable_share_whose_complete_named_another_etag(odd: HabitServer, tmp_path: Path) -> None:
+    """Whether its copy is there or not, and over restarts, it is the version that was written last."""
+    odd.habits.bodies["CompleteMultipartUpload"] = etag_of_parts
+    node, slot = await open_here(reactor, odd, tmp_path, part_size_bytes=MIB), fresh_index()
+    first, second = os.urandom(2_500_000), os.urandom(2_500_000)
+    assert await node.write_slot(slot, [0], first)
+    assert await node.read_slot(slot) == {0: first}
+    node.server.store.cache.drop(ShareId(slot, 0))
+    assert await node.read_slot(slot) == {0: first}
+    assert await node.write_slot(slot, [0], second)
+    for forget in (False, True):
+        node = await restart(node, odd, tmp_path, forget=forget)
+        assert await node.read_slot(slot) == {0: second}
+    assert await node.write_slot(slot, [0], first)
+    node.server.store.cache.drop(ShareId(slot, 0))
+    assert await node.write_slot(slot, [0], second)
+    assert await node.read_slot(slot) == {0: second}
     await node.close()
 
 
