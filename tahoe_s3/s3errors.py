@@ -160,6 +160,8 @@ THROTTLE_CODES: Final = frozenset(
      "ProvisionedThroughputExceededException", "OperationAborted", "Busy"}
 )
 NOT_FOUND_CODES: Final = frozenset({"NoSuchKey", "NotFound", "404", "NoSuchVersion"})
+DENIED_CODES: Final = frozenset({"XAdminUserNotFound"})
+"""Said with other statuses than 401 and 403: versitygw says 404 to an access key that it does not know."""
 UNTRUSTED_CODE: Final = "CertificateNotTrusted"
 """The engine's own code (ext/net/ts3_engine.h), since there is no answer that could have one."""
 UNSUPPORTED_CODES: Final = frozenset(
@@ -209,7 +211,7 @@ def error_class(failure: Failure, *, operation: str, method: str) -> type[S3Erro
         return WrongRegion
     if code in THROTTLE_CODES or status == 429:
         return Throttled
-    if failure.kind == "auth" or status in (401, 403):
+    if failure.kind == "auth" or status in (401, 403) or code in DENIED_CODES:
         return AccessDenied
     if status == 404:
         return _not_found_class(operation, method, code)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The client's tests, the demo and Tahoe's own suites on each service of tests/support/others.py that is installed.
+"""The client's tests, a node's life, the demo and Tahoe's own suites on each service of tests/support/others.py that is
+installed.
 
     python -m tests.run_services [--jobs 2] [NAME...]
 
@@ -28,7 +29,7 @@ LAST_LINES = 30
 def steps(name: str, jobs: int) -> Iterator[tuple[str, Sequence[str]]]:
     python = sys.executable
     pytest = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--disable-warnings"]
-    yield "client", [*pytest, "tests/test_client_services.py"]
+    yield "client and a node's life", [*pytest, "tests/test_client_services.py", "tests/live/test_other_services.py"]
     yield "demo", [python, "-m", "tests.live.demo", f"--on={name}"]
     yield "Tahoe's suites", [python, "-m", "tests.tahoe.run", f"--on={name}", f"--jobs={jobs}"]
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tahoe_s3.config import NodeSettings, S3Config
 from tahoe_s3.server import S3StorageServer, open_storage
 
 from ..support.s3server import S3Server
+from ..support.services import Service
 
 NODE_ID = b"\x01" * 20
 MIB = 2**20
@@ -41,19 +43,29 @@ def config_for(
 ) -> S3Config:
     """What a node's tahoe.cfg would say about the test's S3 server."""
     access_key_id, secret = next(iter(server.secrets.items()))
+    where = _config(access_key_id, secret, server.bucket_name, server.url, "us-east-1")
+    return replace(where, part_size_bytes=part_size_bytes, token=token, ca_bundle=ca_bundle)
+
+
+def config_of(service: Service, bucket: str) -> S3Config:
+    """The same for a bucket of a real service."""
+    return _config(service.access_key_id, service.secret, bucket, service.url, service.region)
+
+
+def _config(access_key_id: str, secret: str, bucket: str, url: str, region: str) -> S3Config:
     return S3Config(
         access_key_id=access_key_id,
         secret=secret.encode(),
-        bucket=server.bucket_name,
-        url=server.url,
-        region="us-east-1",
+        bucket=bucket,
+        url=url,
+        region=region,
         region_is_explicit=False,
         prefix="",
         path_style=True,
-        ca_bundle=ca_bundle,
+        ca_bundle=None,
         max_connections=32,
-        part_size_bytes=part_size_bytes,
-        token=token,
+        part_size_bytes=8 * MIB,
+        token=None,
     )
 
 
@@ -100,8 +112,12 @@ class NodeHere:
 
 async def open_here(reactor: Any, server: S3Server, folder: Path, **options: Any) -> NodeHere:
     """Opens the bucket as a node's start does. `options` are config_for's."""
+    return await open_with(reactor, config_for(server, **options), folder)
+
+
+async def open_with(reactor: Any, config: S3Config, folder: Path) -> NodeHere:
+    """The same of the bucket that `config` names."""
     clock = ClockedReactor(reactor)
-    config = config_for(server, **options)
     settings = NodeSettings(has_permutation_seed=True)
     storage_dir = folder / "storage"
     store = await open_storage(clock, config, nodeid=NODE_ID, storage_dir=storage_dir, settings=settings)
