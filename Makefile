@@ -26,8 +26,7 @@ CLANG ?= $(firstword $(foreach name,clang clang-19 clang-16 clang-14,$(shell com
 WARN = -std=c11 -Wall -Wextra -Wconversion -Wshadow -Werror
 
 .PHONY: help demo test venv packages lint types cwarn ctest sanitize pytest tahoe-suites installs bench bench-compare bench-million clean
-.PHONY: services
-.PHONY: crashes oracle screenshots exits sanitize-python sanitize-python-quick tsan-python valgrind-python dev-python debug-python
+.PHONY: services crashes oracle screenshots exits sanitize-python sanitize-python-quick tsan-python valgrind-python dev-python debug-python
 help:
 	@sed -n '2,14s/^# //p' Makefile
 

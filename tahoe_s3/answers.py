@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Callable, Final
 
 from tahoe_s3._native import Page, Uploads
 from tahoe_s3.download import ObjectInfo
-from tahoe_s3.s3errors import NOT_FOUND_CODES, BadReply, NoSuchUpload, NotFound, S3Error, is_unsupported
+from tahoe_s3.s3errors import NOT_FOUND_CODES, BadReply, NoSuchUpload, NotFound, Outcome, S3Error, is_unsupported
 
 if TYPE_CHECKING:
     from twisted.python.failure import Failure as TwistedFailure
@@ -49,6 +49,13 @@ def uploads_of(event: Event) -> Uploads:
     return event.value
 
 
+def bad_reply(event: Event, why: str, *, operation: str, key: str, method: str = "",
+              outcome: Outcome = "not_applied") -> BadReply:
+    """The error of an answer that came and does not say what it must."""
+    return BadReply(why, operation=operation, method=method, key=key, status=event.status, outcome=outcome,
+                    kind="protocol", request_id=event.request_id, attempts=event.attempts)
+
+
 def not_deleted(event: Event, keys: Collection[str]) -> list[tuple[str, str]]:
     """(key, S3 code) of each key that DeleteObjects left there. BadReply where it tells of a failure and not of which
     key: the answers name failures only, so that one would pass for deleted."""
@@ -58,24 +65,22 @@ def not_deleted(event: Event, keys: Collection[str]) -> list[tuple[str, str]]:
     asked = frozenset(keys)
     for key, code in failures:
         if key not in asked:
-            raise BadReply(f"the answer tells of {code} for a key that was not asked for", operation="DeleteObjects",
-                           method="POST", key=key, status=event.status, outcome="unknown", kind="protocol",
-                           request_id=event.request_id, attempts=event.attempts)
+            raise bad_reply(event, f"the answer tells of {code} for a key that was not asked for",
+                            operation="DeleteObjects", method="POST", key=key, outcome="unknown")
     return failures
 
 
 def part_etag(event: Event, key: str) -> str:
     if not event.etag:
-        raise BadReply("the answer has no ETag", operation="UploadPart", method="PUT", key=key, status=event.status,
-                       outcome="unknown", kind="protocol", request_id=event.request_id, attempts=event.attempts)
+        raise bad_reply(event, "the answer has no ETag", operation="UploadPart", method="PUT", key=key,
+                        outcome="unknown")
     return event.etag
 
 
 def info_of(event: Event, key: str) -> ObjectInfo:
     """What a HEAD tells. A size that is not told must not pass for that of an empty object."""
     if event.size is None:
-        raise BadReply("the answer has no Content-Length", operation="HeadObject", method="HEAD", key=key,
-                       status=event.status, kind="protocol", request_id=event.request_id, attempts=event.attempts)
+        raise bad_reply(event, "the answer has no Content-Length", operation="HeadObject", method="HEAD", key=key)
     return ObjectInfo(key, event.size, event.etag or "", event.modified_s or 0)
 
 

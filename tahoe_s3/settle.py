@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Callable, Final, Protocol, cast
 from twisted.internet.defer import Deferred, inlineCallbacks
 
 from tahoe_s3 import documents
-from tahoe_s3.s3errors import BadReply, NotFound, S3Error
+from tahoe_s3.answers import bad_reply
+from tahoe_s3.s3errors import NotFound, S3Error
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Sequence
@@ -68,10 +69,8 @@ def written(
             return info
     except S3Error as error:
         why = f"failed ({error})"
-    raise BadReply(
-        f"the answer has no ETag, and a HEAD of the object {why}", operation=operation, key=key, status=event.status,
-        outcome="unknown", kind="protocol", request_id=event.request_id, attempts=event.attempts,
-    )
+    raise bad_reply(event, f"the answer has no ETag, and a HEAD of the object {why}", operation=operation, key=key,
+                    outcome="unknown")
 
 
 @inlineCallbacks
@@ -87,10 +86,8 @@ def deleted(event: Event, key: str, head: Head) -> Generator[Deferred[Any], Any,
         return
     except S3Error as error:
         why = f"failed ({error})"
-    raise BadReply(
-        f"not the answer to a deletion, and a HEAD of the object {why}", operation="DeleteObject", key=key,
-        status=event.status, outcome="unknown", kind="protocol", request_id=event.request_id, attempts=event.attempts,
-    )
+    raise bad_reply(event, f"not the answer to a deletion, and a HEAD of the object {why}", operation="DeleteObject",
+                    key=key, outcome="unknown")
 
 
 @inlineCallbacks

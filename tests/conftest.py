@@ -4,7 +4,7 @@
 A test that needs the reactor is `async def` with pytest_twisted's `@ensureDeferred`; blocking helpers (grids
 of processes, botocore) are called in it through `await deferToThread(...)`. Since the reactor is running
 already, trial's TestCases that return Deferreds cannot be used here; SynchronousTestCase can. Services (moto,
-SeaweedFS) are processes of their own, started once a session when a test first asks for them.
+SeaweedFS, rclone) are processes of their own, started once a session when a test first asks for them.
 """
 
 from __future__ import annotations

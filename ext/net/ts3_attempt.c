@@ -305,7 +305,8 @@ static bool check_partial(struct ts3_request *request)
     return true;
 }
 
-/* No range came, though one was asked for: the whole object, fine where that is what fits the window. */
+/* No range came, though one was asked for: the whole object, fine where that is what fits the
+ * window. */
 static bool check_whole(struct ts3_request *request)
 {
     const struct ts3_answer *answer = &request->answer;

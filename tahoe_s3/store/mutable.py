@@ -44,7 +44,7 @@ from tahoe_s3.store.disk import off_reactor
 from tahoe_s3.store.hidden import look_locked
 from tahoe_s3.store.index import IMMUTABLE, MUTABLE, ShareRow
 from tahoe_s3.store.keys import ShareId, share_key, si_text, slot_prefix
-from tahoe_s3.store.objects import put_file
+from tahoe_s3.store.objects import PIECE_BYTES, another_version, get_pieces, put_file
 from tahoe_s3.store.points import reach
 from tahoe_s3.store.readahead import SMALL_OBJECT_BYTES
 from tahoe_s3.store.scratch import Scratch
@@ -62,7 +62,7 @@ SCRATCH = "slots"
 FETCHES_AT_ONCE = 4
 PUTS_AT_ONCE = 8
 #: An object up to this size is fetched for a write with one GET, a larger one in pieces of it.
-FETCH_BYTES = 8 * 1024 * 1024
+FETCH_BYTES = PIECE_BYTES
 #: Files beyond this are copied and hashed off the reactor's thread.
 INLINE_BYTES = 1024 * 1024
 
@@ -251,7 +251,7 @@ class MutableSlots:
         expect = row.etag if row.etag_is_sure else None
         got: GetResult = yield store.client.get(key, expect_etag=expect, priority=0)
         if got.size != row.size or len(got.data) != got.size:
-            raise _changed(key, f"{got.size} bytes, not {row.size}")
+            raise another_version(key, f"{got.size} bytes, not {row.size}")
         require_mutable(key, got.data)
         container = inspect_bytes(key, got.data)
         if expect is None and store.reads.versions.is_unanswered(share, got.etag):
@@ -268,17 +268,17 @@ class MutableSlots:
     def _fetch_pieces(self, share: ShareId, row: ShareRow, target: Path) -> Generator[Deferred[Any], Any, str]:
         """A large object into a new file, piece by piece, all of one version. Fires with the version's ETag."""
         key = share_key(*share)
-        etag = row.etag if row.etag_is_sure else None
         with target.open("wb") as file:
-            for offset in range(0, row.size, FETCH_BYTES):
-                length = min(FETCH_BYTES, row.size - offset)
-                got: GetResult = yield self._store.client.get(key, offset=offset, length=length, expect_etag=etag)
-                if got.size != row.size or len(got.data) != length:
-                    raise _changed(key, f"{got.size} bytes, not {row.size}")
-                if offset == 0:
-                    etag = got.etag
-                    require_mutable(key, got.data)
-                file.write(got.data)
+
+            def take(piece: bytes) -> None:
+                if file.tell() == 0:
+                    require_mutable(key, piece)
+                file.write(piece)
+
+            expect = row.etag if row.etag_is_sure else None
+            etag: str | None = yield get_pieces(
+                self._store.client, key, size=row.size, etag=expect, take=take, piece_bytes=FETCH_BYTES
+            )
         return etag or ""
 
     # read-test-write
@@ -563,10 +563,6 @@ class MutableSlots:
         if size <= INLINE_BYTES:
             return maybeDeferred(work, *arguments)
         return off_reactor(self._store.reactor, work, *arguments)
-
-
-def _changed(key: str, message: str) -> Changed:
-    return Changed(message, operation="GetObject", method="GET", key=key, kind="changed")
 
 
 def _read_file(key: str, path: Path, ranges: Ranges) -> list[bytes]:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Whole local files into the bucket: one PUT, or a multipart upload where the file is larger than a part.
+"""Whole local files into the bucket: one PUT, or a multipart upload where the file is larger than a part. And large
+objects out of it, in pieces.
 
 Limits are S3's (User Guide, "Amazon S3 multipart upload limits"): 10,000 parts, an object of 5 TiB, parts of equal
 size but for the last (Cloudflare R2 insists on that).
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,15 @@ from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from tahoe_s3.client import FileRegion, NoSuchUpload, ObjectInfo, S3Client, S3Error
+from tahoe_s3.client import Changed, FileRegion, GetResult, NoSuchUpload, ObjectInfo, S3Client, S3Error
 from tahoe_s3.store.points import reach
 from tahoe_s3.store.versions import all_of
 
 MAX_PARTS = 10_000
 MAX_OBJECT_BYTES = 5 * 1024**4
 MIB = 1024 * 1024
+#: Of a large object that is fetched whole, in one request.
+PIECE_BYTES = 8 * MIB
 #: Parts of one file, or of one share, under way at once; each is held in memory by the engine while it is sent. Eight
 #: of the default size would fill what bodies may have of its default budget, and a small share would wait until one
 #: was sent. With six, two cores wait for each other at hashing and sending, an eighth of the time. To a service far
@@ -51,6 +54,29 @@ def abort_quietly(client: S3Client, key: str, upload_id: str) -> Deferred[bool]:
 
     removing = client.abort_multipart(key, upload_id, priority=2)
     return removing.addCallbacks(lambda _: True, lambda failure: failed(failure.value))
+
+
+@inlineCallbacks
+def get_pieces(
+    client: S3Client, key: str, *, size: int, etag: str | None, take: Callable[[bytes], object],
+    piece_bytes: int = PIECE_BYTES,
+) -> Generator[Deferred[Any], Any, str | None]:
+    """Give a whole object to `take`, piece by piece, all of one version: of that ETag, or the first piece's where it is
+    None. Fires with it. Fails with Changed where the object has another size, with S3Error, or with what `take` raises.
+    """
+    for offset in range(0, size, piece_bytes):
+        length = min(piece_bytes, size - offset)
+        got: GetResult = yield client.get(key, offset=offset, length=length, expect_etag=etag)
+        if got.size != size or len(got.data) != length:
+            raise another_version(key, f"{got.size} bytes, not {size}")
+        if offset == 0:
+            etag = got.etag
+        take(got.data)
+    return etag
+
+
+def another_version(key: str, message: str) -> Changed:
+    return Changed(message, operation="GetObject", method="GET", key=key, kind="changed")
 
 
 def put_file(

