@@ -81,7 +81,11 @@ static enum ts3_err write_target(const struct ts3_loop *loop, const struct ts3_s
 }
 
 /* PUT is sent as a POST of another name: libcurl's way of uploading costs far more for small
- * bodies, and this way resends, lengths and methods work alike for all bodies. */
+ * bodies, and this way resends, lengths and methods work alike for all bodies.
+ *
+ * libcurl gives up a connection whose error came before the body was sent, which is wanted. But 8.7 to
+ * 8.17 look for an answer before they note that an empty body is sent, so that errors of a quick
+ * service would cost a connection each; "keep sending", with nothing to send, prevents that. */
 static CURLcode set_body(CURL *easy, const struct ts3_request *request)
 {
     const struct ts3_body *body = &request->body;
@@ -96,6 +100,9 @@ static CURLcode set_body(CURL *easy, const struct ts3_request *request)
     if (code == CURLE_OK)
         code = curl_easy_setopt(easy, CURLOPT_CUSTOMREQUEST,
                                 request->method == TS3_PUT ? "PUT" : NULL);
+    if (code == CURLE_OK)
+        code = curl_easy_setopt(easy, CURLOPT_KEEP_SENDING_ON_ERROR,
+                                body->kind == TS3_BODY_NONE ? 1L : 0L);
     return code;
 }
 
@@ -211,20 +218,34 @@ static void gather(struct ts3_loop *loop, struct ts3_slot *slot, bool on)
         ts3_shared_reserve(loop->shared, TS3_GATHER_BUFFER_BYTES);
 }
 
+/* Whether anything of the attempt went out on the connection that libcurl has just given up. Since 8.22
+ * it takes one that was idle for less than a second as it is, and finds out by writing. Earlier ones
+ * look first, and their count does not have all that they send. */
+static bool has_sent(const struct ts3_slot *slot)
+{
+    long sent_bytes = 0;
+    return !slot->loop->counts_sent ||
+           curl_easy_getinfo(slot->easy, CURLINFO_REQUEST_SIZE, &sent_bytes) != CURLE_OK ||
+           sent_bytes > 0;
+}
+
 void ts3_attempt_on_connected(struct ts3_loop *loop, struct ts3_slot *slot)
 {
     struct ts3_request *request = slot->request;
-    if (slot->connected) {
-        /* libcurl found its idle connection dead after sending, and sends again on a new one by
-         * itself. */
+    bool first = !slot->connected;
+    bool again = !first && has_sent(slot);
+    if (first) {
+        slot->connected = true;
+        loop->connecting--;
+    } else {
+        /* libcurl found its idle connection dead, and sends on a new one by itself. */
         slot->gathers = slot->corked = false; /* the new one does not, and is not */
+    }
+    if (again) {
         request->unknown = true;
         request->attempts++;
         atomic_fetch_add(&loop->attempts, 1);
         atomic_fetch_add(&loop->retries, 1);
-    } else {
-        slot->connected = true;
-        loop->connecting--;
     }
     /* A connection that libcurl keeps has had a whole body, and gathers no more; one that did would
      * keep this request to itself. */
@@ -232,7 +253,7 @@ void ts3_attempt_on_connected(struct ts3_loop *loop, struct ts3_slot *slot)
     request->sent = true;
     request->half_closed = false;
     bool large = request->body.size_bytes > TS3_SLOT_INLINE_BYTES;
-    if (!large) {
+    if (!large && (first || again)) {
         request->bytes_up += request->body.size_bytes;
         atomic_fetch_add(&loop->bytes_up, request->body.size_bytes);
     }

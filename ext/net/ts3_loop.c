@@ -116,6 +116,7 @@ enum ts3_err ts3_loop_init(struct ts3_loop *loop, struct ts3_engine *engine)
 {
     init_plain(loop, engine);
     enum ts3_err err = init_poll(loop);
+    loop->counts_sent = curl_version_info(CURLVERSION_NOW)->version_num >= CURL_VERSION_BITS(8, 22, 0);
     ts3_sockets_init(&loop->sockets, loop->alloc, loop->epoll_fd, &loop->now_us);
     ts3_gather_init(&loop->gather, loop->alloc,
                     loop->site->tls ? curl_version_info(CURLVERSION_NOW)->ssl_version : NULL);

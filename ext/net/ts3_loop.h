@@ -40,6 +40,7 @@ struct ts3_loop {
     struct ts3_pool *pool;
     int epoll_fd;
     CURLM *multi;
+    bool counts_sent; /* CURLINFO_REQUEST_SIZE has all that was sent */
     struct ts3_sockets sockets;
     struct ts3_gather gather;
     struct ts3_timers timers;

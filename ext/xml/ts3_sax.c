@@ -142,7 +142,7 @@ static void on_reference(void *ctx, const xmlChar *name)
 
 /* Its place being taken keeps libxml2 from printing to stderr; what went wrong is asked for
  * later. */
-static void on_error(void *ctx, xmlErrorPtr error)
+static void on_error(void *ctx, ts3_sax_told error)
 {
     (void)ctx, (void)error;
 }

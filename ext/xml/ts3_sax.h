@@ -11,6 +11,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <libxml/xmlerror.h>
+#include <libxml/xmlversion.h>
+
 #include "core/ts3_buf.h"
 #include "core/ts3_uri.h"
 #include "xml/ts3_xml.h"
@@ -19,6 +22,13 @@
 #define TS3_SAX_OTHER (-1)
 
 enum { TS3_SAX_MAX_NAMES = 32 };
+
+/* What an xmlStructuredErrorFunc of this libxml2 is told, on which gcc insists since 14. */
+#if LIBXML_VERSION >= 21200
+typedef const xmlError *ts3_sax_told;
+#else
+typedef xmlErrorPtr ts3_sax_told;
+#endif
 
 struct ts3_sax;
 

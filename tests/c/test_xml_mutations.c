@@ -9,6 +9,7 @@
 
 #include "core/ts3_rand.h"
 #include "ts3_test.h"
+#include "xml/ts3_sax.h"
 #include "xml/ts3_xml_error.h"
 #include "xml/ts3_xml_list.h"
 #include "xml/ts3_xml_multi.h"
@@ -148,7 +149,7 @@ static void count_print(void *ctx, const char *format, ...)
     ++*(int *)ctx;
 }
 
-static void count_structured(void *ctx, xmlErrorPtr error)
+static void count_structured(void *ctx, ts3_sax_told error)
 {
     (void)error;
     ++*(int *)ctx;

@@ -31,6 +31,11 @@ void ts3_test_label(const char *format, ...)
     va_end(args);
 }
 
+bool ts3_test_has_failed(void)
+{
+    return atomic_load(&failed);
+}
+
 static void print_place(const char *file, int line, const char *what)
 {
     atomic_store(&failed, true);
@@ -138,7 +143,7 @@ int main(int argc, char **argv)
         atomic_store(&failed, false);
         label[0] = '\0';
         test->run();
-        if (atomic_load(&failed)) {
+        if (ts3_test_has_failed()) {
             failed_count++;
             printf("FAILED %s\n", test->name);
         } else {

@@ -42,6 +42,8 @@ bool ts3_test_check_str(struct ts3_str got, struct ts3_str want, const char *fil
                         const char *what);
 /* Shown with the failures that follow within this test. */
 void ts3_test_label(const char *format, ...) __attribute__((format(printf, 1, 2)));
+/* Whether this test has failed already: where one waits for what then may never come. */
+bool ts3_test_has_failed(void);
 
 #define CHECK(condition) ts3_test_check((condition), __FILE__, __LINE__, #condition)
 #define CHECK_INT(got, want)                                                                       \
