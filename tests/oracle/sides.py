@@ -158,7 +158,7 @@ class Foolscap(Direct):
         super().__init__(server, settle)
         wrapper = S3FoolscapStorageServer if isinstance(server, S3StorageServer) else FoolscapStorageServer
         self.remote = wrapper(server)
-        self.canaries: list[_Canary] = []
+        self.canaries: dict[Any, _Canary] = {}  # by writer
 
     def _allocate(
         self, si: bytes, secret: int, shnums: Iterable[int], size: int, renew: bool
@@ -166,7 +166,7 @@ class Foolscap(Direct):
         canary = _Canary()
         arguments = (si, RENEWS[secret], CANCELS[secret], shnums, size, canary)
         got, writers = self.wait(self.remote.remote_allocate_buckets(*arguments))
-        self.canaries += [canary] * len(writers)
+        self.canaries.update((writer, canary) for writer in writers.values())
         return got, writers
 
     def write(self, handle: int, offset: int, data: bytes) -> Outcome:
@@ -180,7 +180,7 @@ class Foolscap(Direct):
 
     def disconnect(self, handle: int) -> Outcome:
         """Ends the connection of this upload, and with it the others of the same allocation."""
-        return self.outcome(self.canaries[handle].break_off)
+        return self.outcome(self.canaries[self.writers[handle]].break_off)
 
     def list_immutable(self, si: bytes) -> Outcome:
         kind, value = self.outcome(self.remote.remote_get_buckets, si)

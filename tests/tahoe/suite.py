@@ -36,9 +36,9 @@ def main() -> None:
         from .on_s3 import install
 
         install(*given.service.split(","))
-    from .patience import install as be_patient
+    from .harness import install as mend_harness
 
-    be_patient()
+    mend_harness()
     from twisted.scripts import trial
 
     temporary = str(given.folder / "_trial_temp")
