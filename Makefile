@@ -8,6 +8,7 @@
 #   make exits         a thousand processes end, and one forks a hundred times, in the middle of TLS transfers
 #   make sanitize-python tsan-python valgrind-python dev-python debug-python    the engine's Python tests, watched
 #   make services      the client, the demo and Tahoe's suites on seven other S3 servers, where they are installed
+#   make systems       make test on a fresh Debian 13, the C tests on what is to be Debian's next; as root, with debootstrap
 #   make screenshots   the status page's pictures in docs/images, taken with chromium
 #   make bench-compare ours and the alternatives side by side, see benchmarks/README.rst; bench-million: a million shares
 #   make clean         removes what these made
@@ -26,9 +27,9 @@ CLANG ?= $(firstword $(foreach name,clang clang-19 clang-16 clang-14,$(shell com
 WARN = -std=c11 -Wall -Wextra -Wconversion -Wshadow -Werror
 
 .PHONY: help demo test venv packages lint types cwarn ctest sanitize pytest tahoe-suites installs bench bench-compare bench-million clean
-.PHONY: services crashes oracle screenshots exits sanitize-python sanitize-python-quick tsan-python valgrind-python dev-python debug-python
+.PHONY: services systems crashes oracle screenshots exits sanitize-python sanitize-python-quick tsan-python valgrind-python dev-python debug-python
 help:
-	@sed -n '2,14s/^# //p' Makefile
+	@sed -n '2,15s/^# //p' Makefile
 
 demo: venv
 	$(BIN)/python -m tests.live.demo
@@ -129,6 +130,10 @@ tahoe-suites: venv
 # On other S3 servers, those of them that are installed; docs/testing.rst says where they come from. ON="garage minio"
 services: venv
 	$(BIN)/python -m tests.run_services --jobs $(JOBS) $(ON)
+
+# On the gcc, Python and libraries of other Debians. ON="sid='packages ctest'"
+systems:
+	tests/systems.sh $(ON)
 
 installs: venv
 	$(BIN)/python -m tests.installs

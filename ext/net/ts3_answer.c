@@ -203,6 +203,8 @@ void ts3_answer_header(struct ts3_answer *answer, struct ts3_str line)
     answer->head_bytes += line.len;
     if (answer->complete_head)
         return; /* trailers behind a chunked body: nothing of them is used */
+    if (line.len == 0 || line.data[line.len - 1] != '\n')
+        return; /* the connection ended within it */
     if (answer->status == 0) {
         answer->status = read_status(line);
         return;

@@ -54,7 +54,8 @@ struct ts3_answer {
 void ts3_answer_init(struct ts3_answer *answer, const struct ts3_alloc *alloc);
 /* For the next attempt; the body's memory is kept, with the new limit. */
 void ts3_answer_reset(struct ts3_answer *answer, size_t max_body_bytes);
-/* One line as libcurl hands it on, line end included. */
+/* One line as libcurl hands it on, line end included. Since 8.18 it hands on one that was cut off as
+ * well, when it ends the transfer, which could be half of a number or of the empty line. */
 void ts3_answer_header(struct ts3_answer *answer, struct ts3_str line);
 /* Appends to the body up to max; what is beyond sets cut. */
 enum ts3_err ts3_answer_keep(struct ts3_answer *answer, const void *bytes, size_t size_bytes);

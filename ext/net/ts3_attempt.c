@@ -192,6 +192,7 @@ void ts3_attempt_stop(struct ts3_loop *loop, struct ts3_request *request)
     struct ts3_slot *slot = request->slot;
     ts3_loop_no_phase(loop, request);
     ts3_turn_leave(slot);
+    slot->left = true;
     (void)curl_multi_remove_handle(loop->multi, slot->easy);
     ts3_sockets_rest(&loop->sockets, slot->fd, slot);
     if (!slot->connected)

@@ -41,20 +41,25 @@ void ts3_slots_free(struct ts3_slots *slots, const struct ts3_alloc *alloc)
     memset(slots, 0, sizeof *slots);
 }
 
-/* --- libcurl's callbacks: small, since what they mean is in ts3_attempt.c --- */
+/* --- libcurl's callbacks: small, since what they mean is in ts3_attempt.c ---
+ *
+ * Since 8.7 libcurl calls some even within curl_multi_remove_handle, to get rid of what it has kept.
+ * The attempt has been judged by then. */
 
 static size_t on_header(char *bytes, size_t one, size_t size, void *arg)
 {
     struct ts3_slot *slot = arg;
     (void)one;
     struct ts3_str line = {bytes, size};
-    return ts3_attempt_on_header(slot->loop, slot->request, line) ? size : 0;
+    return slot->left || ts3_attempt_on_header(slot->loop, slot->request, line) ? size : 0;
 }
 
 static size_t on_body(char *bytes, size_t one, size_t size, void *arg)
 {
     struct ts3_slot *slot = arg;
     (void)one;
+    if (slot->left)
+        return size;
     if (!ts3_turn_may_receive(slot, size))
         return CURL_WRITEFUNC_PAUSE;
     return ts3_attempt_on_body(slot->loop, slot->request, bytes, size) ? size : 0;
@@ -63,13 +68,14 @@ static size_t on_body(char *bytes, size_t one, size_t size, void *arg)
 static size_t on_read(char *out, size_t one, size_t size, void *arg)
 {
     struct ts3_slot *slot = arg;
-    return ts3_attempt_on_read(slot->loop, slot->request, out, one * size);
+    return slot->left ? CURL_READFUNC_ABORT
+                      : ts3_attempt_on_read(slot->loop, slot->request, out, one * size);
 }
 
 static int on_seek(void *arg, curl_off_t offset, int origin)
 {
     struct ts3_slot *slot = arg;
-    if (origin != SEEK_SET || offset < 0)
+    if (slot->left || origin != SEEK_SET || offset < 0)
         return CURL_SEEKFUNC_FAIL;
     enum ts3_err err = ts3_body_seek(&slot->request->body, (uint64_t)offset);
     return err == TS3_OK ? CURL_SEEKFUNC_OK : CURL_SEEKFUNC_FAIL;
@@ -226,6 +232,7 @@ enum ts3_err ts3_slots_take(struct ts3_slots *slots, struct ts3_loop *loop,
     slot->next_free = NULL;
     slot->request = request;
     slot->connected = false;
+    slot->left = false;
     slot->fd = CURL_SOCKET_BAD;
     slot->gathers = false;
     slot->corked = false;

@@ -42,6 +42,7 @@ struct ts3_slot {
     struct ts3_buf text;                         /* of the headers, NUL-separated */
     struct curl_slist headers[TS3_SLOT_HEADERS]; /* point into text: no allocation for each */
     bool connected;                              /* the request began to go out on a connection */
+    bool left;               /* the attempt has ended: what libcurl still calls is of no account */
     curl_socket_t fd;                            /* of that connection, or CURL_SOCKET_BAD */
     bool gathers;            /* that connection keeps records for those that are to come ... */
     bool corked;             /* ... and what fills no segment */

@@ -381,6 +381,36 @@ TEST(cancel_and_close_are_prompt)
     close_both();
 }
 
+/* All but the last byte of a head, which might be taken for the whole of it, or for a number that goes on: the attempt
+ * ends by the service's doing, or by ours. */
+TEST(a_head_that_is_cut_off)
+{
+    static const char *const cut[] = {"HTTP/1.1 200 OK\r\nETag: \"e\"\r\nContent-Length: 0\r\n\r",
+                                      "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r",
+                                      "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nETag: \"e", "HTTP/1.1 404"};
+    static const enum net_then ends[] = {NET_RESET, NET_CLOSE, NET_HOLD};
+    for (size_t i = 0; i < sizeof cut / sizeof *cut * 3; i++) {
+        struct net_step step = {cut[i / 3], ends[i % 3]};
+        ts3_test_label("%s, end %d", cut[i / 3], ends[i % 3]);
+        open_with(&step, 1);
+        struct ts3_request_spec spec = spec_of(TS3_PUT);
+        spec.attempts = 1;
+        uint64_t id = net_submit(&net, &spec);
+        CHECK(net_wait_seen(&server, 1));
+        if (step.then == NET_HOLD) {
+            usleep(20000); /* it has been read */
+            CHECK_OK(ts3_engine_cancel(net.engine, id));
+        }
+        struct ts3_event event = net_final(&net, id);
+        CHECK(i / 3 == 0 || event.etag == NULL); /* not half of one */
+        /* A status that came whole says what became of the request. */
+        bool refused = i / 3 == 1 && step.then != NET_HOLD;
+        expect_failure(&event, step.then == NET_HOLD ? TS3_KIND_CANCELLED : TS3_KIND_TRANSPORT,
+                       refused ? TS3_OUTCOME_NOT_APPLIED : TS3_OUTCOME_UNKNOWN, "");
+        close_both();
+    }
+}
+
 TEST(many_engines_and_many_requests)
 {
     static const struct net_step ok[] = {{NET_REPLY("200 OK", "", "@", "x"), NET_KEEP}};

@@ -70,8 +70,15 @@ TEST(heads_of_answers)
                                        NULL};
     static const char *const interim[] = {"HTTP/1.1 100 Continue\r\n", "ETag: x\r\n", "\r\n", "HTTP/1.1 200 OK\r\n",
                                           "\r\n", NULL};
+    static const char *const cut[] = {"HTTP/1.1 200 OK\r\n", "Content-Length: 1", NULL};
+    static const char *const nearly[] = {"HTTP/1.1 200 OK\r\n", "\r", NULL};
     struct ts3_answer answer;
     ts3_answer_init(&answer, ts3_alloc_libc());
+    feed(&answer, cut);
+    CHECK_INT(answer.status, 200);
+    CHECK(answer.length == TS3_ANSWER_UNKNOWN);
+    feed(&answer, nearly);
+    CHECK(!answer.complete_head);
     feed(&answer, full);
     CHECK_INT(answer.status, 206);
     CHECK(answer.complete_head && answer.has_range);
