@@ -9,6 +9,7 @@
 #   make sanitize-python tsan-python valgrind-python dev-python debug-python    the engine's Python tests, watched
 #   make services      the client, the demo and Tahoe's suites on seven other S3 servers, where they are installed
 #   make systems       make test on a fresh Debian 13, the C tests on what is to be Debian's next; as root, with debootstrap
+#   make libcurls      the C tests on six other versions of libcurl and OpenSSL
 #   make screenshots   the status page's pictures in docs/images, taken with chromium
 #   make bench-compare ours and the alternatives side by side, see benchmarks/README.rst; bench-million: a million shares
 #   make clean         removes what these made
@@ -27,9 +28,9 @@ CLANG ?= $(firstword $(foreach name,clang clang-19 clang-16 clang-14,$(shell com
 WARN = -std=c11 -Wall -Wextra -Wconversion -Wshadow -Werror
 
 .PHONY: help demo test venv packages lint types cwarn ctest sanitize pytest tahoe-suites installs bench bench-compare bench-million clean
-.PHONY: services systems crashes oracle screenshots exits sanitize-python sanitize-python-quick tsan-python valgrind-python dev-python debug-python
+.PHONY: services systems libcurls crashes oracle screenshots exits sanitize-python sanitize-python-quick tsan-python valgrind-python dev-python debug-python
 help:
-	@sed -n '2,15s/^# //p' Makefile
+	@sed -n '2,16s/^# //p' Makefile
 
 demo: venv
 	$(BIN)/python -m tests.live.demo
@@ -134,6 +135,10 @@ services: venv
 # On the gcc, Python and libraries of other Debians. ON="sid='packages ctest'"
 systems:
 	tests/systems.sh $(ON)
+
+# Those in wheels of pycurl. ON="7.46.0 7.49.0"
+libcurls: venv
+	PYTHON=$(BIN)/python tests/libcurls.sh $(ON)
 
 installs: venv
 	$(BIN)/python -m tests.installs

@@ -68,6 +68,9 @@ static enum ts3_err init_multi(struct ts3_loop *loop)
     if (code == CURLM_OK)
         code = curl_multi_setopt(loop->multi, CURLMOPT_MAXCONNECTS, (long)loop->places);
     if (code == CURLM_OK)
+        code = curl_multi_setopt(loop->multi, CURLMOPT_MAX_TOTAL_CONNECTIONS,
+                                 (long)loop->places * TS3_LOOP_CONNECTIONS);
+    if (code == CURLM_OK)
         code = curl_multi_setopt(loop->multi, CURLMOPT_PIPELINING, CURLPIPE_NOTHING);
     return code == CURLM_OK ? TS3_OK : TS3_ENET;
 }

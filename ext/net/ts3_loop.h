@@ -28,6 +28,9 @@
 
 #define TS3_PRIORITIES 3
 #define TS3_LOOP_CONNECTING 8 /* connections being made (name, TCP, TLS) at a time */
+/* Connections, as a multiple of the places: those in use, those that are idle, and those that are being
+ * closed. libcurl waits for the other side of these for up to two seconds since 8.12, of any number. */
+#define TS3_LOOP_CONNECTIONS 3
 
 struct ts3_engine;
 

@@ -17,6 +17,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "net/ts3_loop.h"
 #include "test_net_soak.h"
 #include "test_net_tls.h"
 
@@ -551,6 +552,10 @@ static void run(uint64_t seed, uint32_t operations, bool over_tls)
         land_one();
     ts3_test_label("seed %" PRIu64, seed);
     check_quota();
+    /* Each connection has both its ends in this process, and two more behind the TLS; each upload has its file. */
+    int ends = over_tls ? 4 : 2;
+    int connections = TS3_LOOP_CONNECTIONS * (int)soak->net.config.max_connections;
+    CHECK(soak->most_descriptors <= descriptors + IN_FLIGHT + connections * ends);
     net_engine_free(&soak->net);
     if (over_tls)
         net_tls_stop(&soak->tls);
