@@ -22,9 +22,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 SUMS = re.compile(r"^(?:.*: )?(\d+) passed, (\d+) failed$")
+PYTEST = re.compile(r"^=*\s*(.*?) in [\d.]+s(?: \([\d:]+\))?\s*=*$")
 #: There is no mypy for an older Python (pyproject.toml), and no need to look at types on each.
 HAS_MYPY = (3, 10)
-PYTEST = re.compile(r"^=*\s*(.*?) in [\d.]+s(?: \([\d:]+\))?\s*=*$")
 
 
 @dataclass(frozen=True)
